@@ -1,0 +1,107 @@
+"""Explorers: altair charts with sliders over precomputed grids, alive in the book and in JupyterLab.
+
+A chart filters inline rows in the browser, so it needs no kernel and no network. Both the book and JupyterLab 4 draw
+Vega-Lite 5 (which altair 5.5 writes) from the mime type below. Colours are Okabe and Ito's; `currentColor` is the
+page's own foreground, so axes and theory lines follow a dark theme and print by themselves.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import numpy as np
+
+MIME = "application/vnd.vegalite.v5+json"
+FOREGROUND = "currentColor"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+THEORY = {"stroke": FOREGROUND, "strokeDash": [6, 4], "strokeWidth": 2}  # mark_line(**THEORY)
+_TEXT = {"labelColor": FOREGROUND, "titleColor": FOREGROUND, "labelFontSize": 13, "titleFontSize": 14}
+CONFIG: dict[str, Any] = {
+    "background": None,
+    "font": "system-ui, sans-serif",
+    "view": {"continuousWidth": 560, "continuousHeight": 320, "stroke": None},
+    "axis": {
+        **_TEXT,
+        "titleFontWeight": 500,
+        "domainColor": FOREGROUND,
+        "tickColor": FOREGROUND,
+        "gridColor": FOREGROUND,
+        "gridOpacity": 0.12,
+        "labelOverlap": True,
+        "tickCount": 6,
+    },
+    "legend": {**_TEXT, "orient": "top", "title": None, "symbolStrokeWidth": 3, "symbolSize": 220, "columns": 2},
+    "header": _TEXT,
+    "title": {"color": FOREGROUND, "fontSize": 15, "fontWeight": 600, "anchor": "start"},
+    "mark": {"aria": False},  # the alt text speaks for the marks; a thousand labelled points would not
+    "line": {"strokeWidth": 2.5},
+    "rule": {"color": FOREGROUND},
+    "text": {"color": FOREGROUND, "fontSize": 13},
+    "range": {"category": list(COLOURS)},
+}
+
+
+def rows(digits: int = 4, **columns: Any) -> alt.Data:
+    """Equally long (or scalar) columns as inline rows, rounded to `digits` significant digits."""
+    arrays = np.broadcast_arrays(*(np.asarray(column) for column in columns.values()))
+    cells = [[_short(value, digits) for value in np.ravel(array).tolist()] for array in arrays]
+    return alt.Data(values=[dict(zip(columns, row, strict=True)) for row in zip(*cells, strict=True)])
+
+
+def _short(value: Any, digits: int) -> Any:
+    """A number short enough to be carried by a page; what is not finite becomes a gap."""
+    if isinstance(value, float):
+        return float(f"{value:.{digits}g}") if np.isfinite(value) else None
+    return value
+
+
+def slider(
+    field: str, values: Sequence[float], label: str, start: float | None = None
+) -> tuple[alt.Parameter, Any]:
+    """A slider over the evenly spaced grid `values` of `field`, and the filter that keeps its rows."""
+    grid = sorted(float(f"{value:.4g}") for value in values)
+    step = float(f"{(grid[-1] - grid[0]) / (len(grid) - 1):.4g}")
+    if not np.allclose(np.diff(grid), step, rtol=1e-2):
+        raise ValueError(f"the values of {field!r} are not evenly spaced: use choice()")
+    bind = alt.binding_range(min=grid[0], max=grid[-1], step=step, name=label)
+    parameter = alt.param(name=field, value=grid[0] if start is None else start, bind=bind)
+    return parameter, f"abs(datum[{field!r}] - {field}) < {step / 2:.4g}"
+
+
+def choice(
+    field: str, options: Sequence[Any], label: str, start: Any = None
+) -> tuple[alt.Parameter, Any]:
+    """A drop-down list over `options` of `field`, and the filter that keeps its rows."""
+    bind = alt.binding_select(options=list(options), name=label)
+    parameter = alt.param(name=field, value=options[0] if start is None else start, bind=bind)
+    return parameter, f"datum[{field!r}] == {field}"
+
+
+def theory_first(field: str, names: Sequence[str], theory: str = "theory") -> dict[str, Any]:
+    """Colour and dash by `field`: the dashed foreground theory first in the legend, then `names` in colour."""
+    domain, colours = [theory, *names], [FOREGROUND, *COLOURS[: len(names)]]
+    dashes = [THEORY["strokeDash"], *([[1, 0]] * len(names))]
+    return {
+        "color": alt.Color(f"{field}:N", scale=alt.Scale(domain=domain, range=colours)),
+        "strokeDash": alt.StrokeDash(f"{field}:N", scale=alt.Scale(domain=domain, range=dashes)),
+    }
+
+
+def spec(chart: alt.TopLevelMixin, alt_text: str) -> dict[str, Any]:
+    """The chart's Vega-Lite with the course's style under the chart's own, and `alt_text` for who cannot see it."""
+    with alt.theme.enable("none"):
+        own = chart.to_dict()
+    config = {**CONFIG, **own.pop("config", {})}
+    for part in CONFIG.keys() & config.keys():
+        if isinstance(CONFIG[part], dict):
+            config[part] = {**CONFIG[part], **config[part]}
+    # JupyterLab hands usermeta to vega-embed: svg, since a canvas would not follow the theme's foreground
+    embed = {"renderer": "svg", "actions": False}
+    return {**own, "config": config, "description": alt_text, "usermeta": {"embedOptions": embed}}
+
+
+def show(chart: alt.TopLevelMixin, alt_text: str) -> None:
+    """Display an explorer, in the book and in JupyterLab alike; `alt_text` says what is to be seen."""
+    from IPython.display import display
+
+    display({MIME: spec(chart, alt_text), "text/plain": alt_text}, raw=True)
