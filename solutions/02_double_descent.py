@@ -1,0 +1,311 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Lab 2: Double descent
+#
+# Fit 300 numbers with 300 free parameters and you get the worst model of your life. Fit them with 3,000 and it is good
+# again. In this lab you build the three machines that show it, each in a few lines:
+#
+# 1. the minimum-norm and the ridge solution, by one singular value decomposition,
+# 2. the test-error curve of random features on real digits,
+# 3. the risk of gradient descent, iterate by iterate, and the stepsizes that remove its second valley.
+#
+# Five exercises, about 75 minutes. Dots give the difficulty: ● a line or two, ●●● some thought. Each exercise has a
+# contract (its docstring), folded hints, and a check to run at once. The chapter *Double descent* of the book has the
+# theory. **Before you start, write down a guess:** you fit 300 digits with $p$ random features. At which $p$ is the
+# test error worst: 30, 300 or 3,000?
+
+# %%
+# %load_ext phenomena.lab
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from torch import Tensor
+
+from phenomena.checks import double_descent as check
+from phenomena.plotting import theory, threshold, use_style
+
+use_style()
+
+# %% [markdown]
+# ## 1. Least squares when the data run out
+#
+# Let $X \in \mathbb R^{n\times p}$ and $y \in \mathbb R^n$. If $p > n$, infinitely many $\beta$ satisfy $X\beta = y$.
+# Gradient descent from zero never leaves the row space of $X$, so it ends at the shortest of them,
+#
+# $$\hat\beta = X^+ y = \sum_{i:\,s_i > 0} \frac{u_i^\top y}{s_i}\, v_i, \qquad X = \sum_i s_i u_i v_i^\top .$$
+#
+# Look at the division by $s_i$: a direction that the data hardly span (a small $s_i$) multiplies whatever noise $y$ has
+# along $u_i$. Keep this in mind for the peak.
+#
+# ### Exercise 1 ● (10 min)
+#
+# Write `min_norm` with `torch.linalg.svd`.
+#
+# <details><summary>Hint 1</summary>Ask for the thin decomposition, <code>full_matrices=False</code>: then
+# <code>U</code> is (n, r), <code>s</code> is (r,) and <code>Vh</code> is (r, p), with r = min(n, p).</details>
+# <details><summary>Hint 2</summary>When two columns of X are equal, one singular value should be zero but comes out as
+# something like 1e-16. Compare with the largest one, the size of the matrix and
+# <code>torch.finfo(X.dtype).eps</code>.</details>
+
+
+# %%
+def min_norm(X: Tensor, y: Tensor) -> Tensor:
+    """The least-squares solution of smallest norm.
+
+    X (n, p) and y (n,) of one dtype; returns (p,) in that dtype. X need not have full rank; it is not changed.
+    Singular values that are zero up to rounding are left out.
+    """
+    # SOLUTION TODO 1 (min_norm)
+    U, s, Vh = torch.linalg.svd(X, full_matrices=False)
+    keep = s > s.max() * max(X.shape) * torch.finfo(X.dtype).eps
+    return Vh[keep].T @ ((U[:, keep].T @ y) / s[keep])
+    # END SOLUTION
+
+
+check.min_norm(min_norm)
+
+# %% [markdown]
+# ### Exercise 2 ● (10 min)
+#
+# Ridge regression adds a penalty $\lambda\|\beta\|^2$ to the mean squared error:
+#
+# $$\hat\beta_\lambda = \Big(\tfrac1n X^\top X + \lambda I\Big)^{-1} \tfrac1n X^\top y .$$
+#
+# Write it with the same decomposition: no inverse, no $p\times p$ matrix.
+#
+# <details><summary>Hint 1</summary>Put X = U S Vᵀ into the formula. The identity is V Vᵀ on the row space, and outside
+# of it Xᵀy has nothing.</details>
+# <details><summary>Hint 2</summary>Each direction is multiplied by one number that depends on s, λ and n. For λ → 0 it
+# must become 1/s.</details>
+
+
+# %%
+def ridge(X: Tensor, y: Tensor, lam: float) -> Tensor:
+    """The ridge solution (XᵀX/n + λI)⁻¹ Xᵀy/n.
+
+    X (n, p) and y (n,) of one dtype, λ > 0 in the units of XᵀX/n; returns (p,).
+    """
+    # SOLUTION TODO 2 (ridge)
+    U, s, Vh = torch.linalg.svd(X, full_matrices=False)
+    shrink = s / (s**2 + len(X) * lam)
+    return Vh.T @ (shrink * (U.T @ y))
+    # END SOLUTION
+
+
+check.ridge(ridge)
+
+# %% [markdown]
+# Now use them. The data are $y = X\beta + \varepsilon$ with Gaussian $X$, $\|\beta\|^2 = r^2$ and noise variance
+# $\sigma^2$; the excess risk of an estimate is $\|\hat\beta - \beta\|^2$.
+
+
+# %%
+def excess_risks(p: int, sigma: float, lam: float, n: int = 60, draws: int = 20, r: float = 2.0) -> list[float]:
+    """Excess risks of ridge (of minimum norm if λ is 0), one for each of `draws` data sets."""
+    generator = torch.Generator().manual_seed(p)
+    risks = []
+    for _ in range(draws):
+        beta = torch.randn(p, generator=generator)
+        beta *= r / beta.norm()
+        X = torch.randn(n, p, generator=generator)
+        y = X @ beta + sigma * torch.randn(n, generator=generator)
+        beta_hat = ridge(X, y, lam) if lam else min_norm(X, y)
+        risks.append(float((beta_hat - beta).square().sum()))
+    return risks
+
+
+# %% [markdown]
+# Move the knobs. What does the noise do to the peak? Which λ removes it, and what does a λ ten times larger cost?
+
+# %% tags=["nbval-ignore-output"]
+from phenomena.lab import live
+from phenomena.regression import min_norm_risk
+
+P = [5, 10, 20, 30, 40, 50, 55, 60, 66, 75, 90, 120, 180, 240, 300]
+
+
+def picture(sigma: float, log_lam: float) -> None:
+    lam = 0.0 if log_lam <= -4 else 10**log_lam
+    fig, ax = plt.subplots()
+    ax.plot(P, [np.median(excess_risks(p, sigma, lam)) for p in P], "o-", label="yours, median of 20 draws")
+    theory(ax, P, min_norm_risk(60, P, 4.0, sigma**2), "minimum norm, exact mean")
+    threshold(ax, 60, "p = n")
+    ax.set(xscale="log", yscale="log", ylim=(0.05, 300), xlabel="features p", ylabel="excess risk")
+    ax.legend()
+    plt.show()
+
+
+live(picture, sigma=(0.0, 3.0, 0.25), log_lam=(-4.0, 1.0, 0.25))
+
+# %% [markdown]
+# At $\log_{10}\lambda = -4$ the knob stands for $\lambda = 0$. The dashed line never moves with λ: it is the minimum-norm
+# theory, so the distance between the two is what ridge buys. With $\sigma = 0$ the peak is gone without any ridge:
+# the peak is noise, amplified.
+
+# %% [markdown]
+# ## 2. The curve on real digits
+#
+# Replace $X$ by random ReLU features, $\Phi(X) = \max(XW, 0)$ with a $W$ that is drawn once and never trained: a
+# two-layer network with a frozen first layer, whose width $p$ you can turn without changing the data.
+#
+# ### Exercise 3 ●● (20 min)
+#
+# For each width: draw $W$ of shape $(d, p)$ as `torch.randn(d, p, generator=generator, dtype=X.dtype) / d**0.5`, fit
+# one-hot labels by minimum norm on the training features, count the errors on the test set.
+#
+# <details><summary>Hint 1</summary>Do minimum norm for all classes at once by <code>torch.linalg.pinv(Φ) @ Y</code>, or call
+# your <code>min_norm</code> once a class and <code>torch.stack</code> the columns.</details>
+# <details><summary>Hint 2</summary>The predicted class is the largest output. Keep errors as floats: an array of integers
+# would truncate each to 0 or 1, a mistake in two well-known notebooks on this very topic.</details>
+
+
+# %%
+def feature_errors(
+    X_train: Tensor, y_train: Tensor, X_test: Tensor, y_test: Tensor, widths: list[int], generator: torch.Generator
+) -> list[float]:
+    """Test error, a fraction in [0, 1], of minimum norm on p random ReLU features, for each p in widths.
+
+    X (n, d) floating point, y (n,) integer labels from 0; one draw of W for each width, in the order of `widths`.
+    """
+    # SOLUTION TODO 3 (feature_errors)
+    Y = torch.nn.functional.one_hot(y_train).to(X_train.dtype)
+    errors = []
+    for p in widths:
+        W = torch.randn(X_train.shape[1], p, generator=generator, dtype=X_train.dtype) / X_train.shape[1] ** 0.5
+        Phi, Phi_test = torch.relu(X_train @ W), torch.relu(X_test @ W)
+        B = torch.stack([min_norm(Phi, y) for y in Y.T], dim=1)
+        errors.append(float((((Phi_test @ B).argmax(dim=1)) != y_test).double().mean()))
+    return errors
+    # END SOLUTION
+
+
+check.feature_errors(feature_errors)
+
+# %% [markdown]
+# Now 200 digits of 8x8 pixels, a fifth of them with a wrong label, five seeds.
+
+# %%
+from phenomena.data import load, with_label_noise
+from phenomena.plotting import spread
+
+WIDTHS = [10, 25, 50, 100, 150, 180, 200, 220, 260, 350, 500, 1000, 2000]
+
+
+def digit_curve(noise: float, seed: int) -> list[float]:
+    data = load("digits", n_train=200, n_test=600, seed=seed)
+    y = with_label_noise(data.y_train, noise, n_classes=10, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    return feature_errors(data.X_train.double(), y, data.X_test.double(), data.y_test, WIDTHS, generator)
+
+
+noisy = np.array([digit_curve(0.2, seed) for seed in range(5)])
+clean = np.array([digit_curve(0.0, seed) for seed in range(5)])
+
+# %%
+fig, ax = plt.subplots()
+spread(ax, WIDTHS, noisy, "20 % wrong labels", "orange", marker="o")
+spread(ax, WIDTHS, clean, "true labels", "blue", marker="o")
+threshold(ax, 200, "p = n")
+ax.set(xscale="log", ylim=(0, 1), xlabel="random features p", ylabel="test error (fraction)")
+ax.legend()
+plt.show()
+
+# %% [markdown]
+# Was your guess right? Two things to notice. The peak sits where the number of features equals the number of samples,
+# not where the model is largest. And it is there without label noise as well: what a width-$p$ model cannot express
+# acts like noise. In trained networks it all but vanishes without label noise; the chapter shows that.
+
+# %% [markdown]
+# ## 3. The same in time
+#
+# Let the features have scales $s_1,\dots,s_d$: $x \sim \mathcal N(0, \mathrm{diag}(s_i^2))$, $y = x^\top\theta + z$ with
+# noise variance $\sigma^2$. Gradient descent from zero with stepsize $\eta_i$ for coordinate $i$. If $n \gg d$, each
+# coordinate is learned by itself, and after $k$ steps the excess risk is
+#
+# $$R(k) = \sum_{i} \underbrace{s_i^2\theta_i^2\,(1-\eta_i s_i^2)^{2k}}_{\text{not learned yet}}
+#    + \frac{\sigma^2}{n}\sum_i \underbrace{\big(1-(1-\eta_i s_i^2)^k\big)^2}_{\text{noise learned}} .$$
+#
+# ### Exercise 4 ● (10 min)
+#
+# <details><summary>Hint</summary>Give k the shape (m, 1), so that it broadcasts against the d coordinates.</details>
+
+
+# %%
+def descent_risk(
+    k: np.ndarray, s: np.ndarray, theta: np.ndarray, eta: np.ndarray, sigma2: float, n: int
+) -> np.ndarray:
+    """Excess risk R(k) of gradient descent after each number of steps in k.
+
+    k (m,) integers; s, theta, eta (d,); noise variance sigma2 = σ²; returns (m,) in squared units of y.
+    """
+    # SOLUTION TODO 4 (descent_risk)
+    unlearned = (1 - eta * s**2) ** k[:, None]
+    bias = (s**2 * theta**2 * unlearned**2).sum(axis=1)
+    variance = sigma2 / n * ((1 - unlearned) ** 2).sum(axis=1)
+    return bias + variance
+    # END SOLUTION
+
+
+check.descent_risk(descent_risk)
+
+# %% [markdown]
+# Half of the features are ten times smaller than the others, but matter as much. Predict the curve before you run it.
+
+# %%
+s = np.repeat([1.0, 0.1], 100)
+theta = np.repeat([0.1, 1.4], 100)
+sigma2, n = 3.2**2, 1000
+k = np.unique(np.logspace(0, 5, 200).astype(int))
+one_step = descent_risk(k, s, theta, np.full(200, 0.05), sigma2, n)
+
+# %% [markdown]
+# ### Exercise 5 ●● (15 min)
+#
+# The curve is a sum of two U's, one a block, that bottom out at different times. Give every coordinate the same clock:
+# choose $\eta_i$ so that all $\eta_i s_i^2$ are equal, and the feature of largest scale keeps the step $\eta$.
+#
+# <details><summary>Hint</summary>Write down η_i s_i² = c. Which c lets the largest s keep its step?</details>
+
+
+# %%
+def one_clock(s: np.ndarray, eta: float) -> np.ndarray:
+    """Stepsizes (d,) for features of scales s (d,) that learn all of them at one pace; the largest s keeps `eta`."""
+    # SOLUTION TODO 5 (one_clock)
+    return eta * s.max() ** 2 / s**2
+    # END SOLUTION
+
+
+check.one_clock(one_clock)
+
+# %%
+fig, ax = plt.subplots()
+ax.plot(k, one_step, color="#D55E00", label="one stepsize")
+ax.plot(k, descent_risk(k, s, theta, one_clock(s, 0.05), sigma2, n), color="#009E73", label="one clock")
+ax.set(xscale="log", xlabel="gradient steps k", ylabel="excess risk", ylim=(0, None))
+ax.legend()
+plt.show()
+
+# %% [markdown]
+# One valley instead of two, and a deeper one. Nothing about the model or the data has changed: double descent in time
+# says that parts of a model learn at different times, not that training time is complexity.
+
+# %% [markdown]
+# ## What you have seen
+#
+# - Minimum norm divides by singular values; at $p = n$ the smallest of them is nearly zero, and noise explodes.
+# - A ridge of the right size removes the peak, and so does more of anything that keeps singular values from zero.
+# - In time, a double descent is two ordinary trade-offs on two clocks, and rescaled stepsizes merge them.
+#
+# ## An open question
+#
+# For random features the peak needs no label noise; for trained networks it nearly does. Is it that training moves the
+# features so that the model misses less, so that there is less to amplify? Design a measurement that could tell: which
+# quantity would you record while the first layer learns, what would it have to do at the threshold, and what would
+# prove you wrong? Papers that you can reproduce on this are listed at the end of the chapter.
