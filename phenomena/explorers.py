@@ -1,8 +1,8 @@
 """Explorers: altair charts with sliders over precomputed grids, alive in the book and in JupyterLab.
 
-A chart filters inline rows in the browser, so it needs no kernel and no network. Both the book and JupyterLab 4 draw
-Vega-Lite 5 (which altair 5.5 writes) from the mime type below. Colours are Okabe and Ito's; `currentColor` is the
-page's own foreground, so axes and theory lines follow a dark theme and print by themselves.
+A chart filters inline rows in the browser, so it needs no kernel and no network. Both the book and JupyterLab 4
+draw Vega-Lite 5 (which altair 5.5 writes) from the mime type below. Colours are Okabe and Ito's; `currentColor`
+is the page's own foreground, so axes and theory lines follow a dark theme and print by themselves.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import numpy as np
 MIME = "application/vnd.vegalite.v5+json"
 FOREGROUND = "currentColor"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-THEORY = {"stroke": FOREGROUND, "strokeDash": [6, 4], "strokeWidth": 2}  # mark_line(**THEORY)
+THEORY: dict[str, Any] = {"stroke": FOREGROUND, "strokeDash": [6, 4], "strokeWidth": 2}  # mark_line(**THEORY)
 _TEXT = {"labelColor": FOREGROUND, "titleColor": FOREGROUND, "labelFontSize": 13, "titleFontSize": 14}
 CONFIG: dict[str, Any] = {
     "background": None,
@@ -30,10 +30,11 @@ CONFIG: dict[str, Any] = {
         "labelOverlap": True,
         "tickCount": 6,
     },
-    "legend": {**_TEXT, "orient": "top", "title": None, "symbolStrokeWidth": 3, "symbolSize": 220, "columns": 2},
+    "legend": {**_TEXT, "orient": "top", "title": None, "symbolStrokeWidth": 3, "symbolSize": 220},
     "header": _TEXT,
     "title": {"color": FOREGROUND, "fontSize": 15, "fontWeight": 600, "anchor": "start"},
-    "mark": {"aria": False},  # the alt text speaks for the marks; a thousand labelled points would not
+    # the alt text speaks for the marks; a thousand labelled points would not
+    "mark": {"aria": False, "color": COLOURS[0]},
     "line": {"strokeWidth": 2.5},
     "rule": {"color": FOREGROUND},
     "text": {"color": FOREGROUND, "fontSize": 13},
@@ -55,9 +56,7 @@ def _short(value: Any, digits: int) -> Any:
     return value
 
 
-def slider(
-    field: str, values: Sequence[float], label: str, start: float | None = None
-) -> tuple[alt.Parameter, Any]:
+def slider(field: str, values: Sequence[float], label: str, start: float | None = None) -> tuple[alt.Parameter, Any]:
     """A slider over the evenly spaced grid `values` of `field`, and the filter that keeps its rows."""
     grid = sorted(float(f"{value:.4g}") for value in values)
     step = float(f"{(grid[-1] - grid[0]) / (len(grid) - 1):.4g}")
@@ -68,9 +67,7 @@ def slider(
     return parameter, f"abs(datum[{field!r}] - {field}) < {step / 2:.4g}"
 
 
-def choice(
-    field: str, options: Sequence[Any], label: str, start: Any = None
-) -> tuple[alt.Parameter, Any]:
+def choice(field: str, options: Sequence[Any], label: str, start: Any = None) -> tuple[alt.Parameter, Any]:
     """A drop-down list over `options` of `field`, and the filter that keeps its rows."""
     bind = alt.binding_select(options=list(options), name=label)
     parameter = alt.param(name=field, value=options[0] if start is None else start, bind=bind)
@@ -78,7 +75,7 @@ def choice(
 
 
 def theory_first(field: str, names: Sequence[str], theory: str = "theory") -> dict[str, Any]:
-    """Colour and dash by `field`: the dashed foreground theory first in the legend, then `names` in colour."""
+    """Colour and dash by `field`: the dashed theory first in the legend, then `names` in colour."""
     domain, colours = [theory, *names], [FOREGROUND, *COLOURS[: len(names)]]
     dashes = [THEORY["strokeDash"], *([[1, 0]] * len(names))]
     return {
@@ -88,7 +85,7 @@ def theory_first(field: str, names: Sequence[str], theory: str = "theory") -> di
 
 
 def spec(chart: alt.TopLevelMixin, alt_text: str) -> dict[str, Any]:
-    """The chart's Vega-Lite with the course's style under the chart's own, and `alt_text` for who cannot see it."""
+    """The chart's Vega-Lite, the course's style under its own, and `alt_text` for who cannot see it."""
     with alt.theme.enable("none"):
         own = chart.to_dict()
     config = {**CONFIG, **own.pop("config", {})}
