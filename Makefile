@@ -1,7 +1,10 @@
 # Everything that one does with the course. `make` alone lists it.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-PYTHON ?= $(firstword $(shell command -v python3.13 python3.12 python3.11 python3 2>/dev/null))
+# the first Python that runs and is new enough, yours first
+SUITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python; do \
+  $$p -c '$(SUITS)' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 SCALE ?= laptop
 # a seed is one program on one thread, so the seeds run side by side
@@ -16,12 +19,11 @@ help: ## list what there is to do
 install: .venv/installed ## make .venv and install the pinned requirements (2-3 minutes, once)
 
 .venv/installed: requirements.txt constraints.txt pyproject.toml
-	@test -n "$(PYTHON)" || { echo "No Python found: install Python 3.11, 3.12 or 3.13, or say make PYTHON=/path/to/it"; exit 1; }
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
-	  "The course needs Python 3.11 to 3.13, but $(PYTHON) is %d.%d: say make PYTHON=/path/to/python3.11" % v)'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 found: install one, or say make PYTHON=/path/to/it"; exit 1; }
+	@$(PYTHON) -c '$(SUITS)' || { echo "The course needs Python 3.11 to 3.13, not $$($(PYTHON) -V)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing the requirements into .venv (about 2 GB, 2-3 minutes) ..."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
 book: install ## run what must run, build _build/html and say where to open it

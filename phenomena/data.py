@@ -65,15 +65,9 @@ _INSTEAD = {"mnist": "load('mnist5k')", "fashion_mnist": "load('mnist5k')",
 
 
 def load(
-    name: str,
-    n_train: int | None = None,
-    n_test: int | None = None,
-    seed: int = 0,
-    *,
-    download: bool = False,
-    source: Source | None = None,
-    cache: Path | None = None,
-) -> Dataset:
+    name: str, n_train: int | None = None, n_test: int | None = None, seed: int = 0,
+    *, download: bool = False, source: Source | None = None, cache: Path | None = None,
+) -> Dataset:  # fmt: skip
     """Load a data set by name; `seed` draws the samples by a plain (not stratified) shuffle.
 
     Offline: "digits" (1797 of 8x8), "mnist5k" (5000 of 28x28), "mnist1d" (5000 of length 40, generated with

@@ -3,6 +3,8 @@
 `%load_ext phenomena.lab` in a notebook's first cell turns the first on.
 """
 
+import ast
+import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -14,12 +16,38 @@ def open_todo(err: NotImplementedError) -> str:
 
 
 def load_ipython_extension(ipython: Any) -> None:
-    """Show NotImplementedError as one line, so that an unfilled lab runs through; other errors stay errors."""
+    """Show an open TODO, and a name that waits for one, as one line, so that an unfilled lab runs through.
 
-    def one_line(shell: Any, etype: type, err: NotImplementedError, tb: Any, tb_offset: Any = None) -> None:
-        print(open_todo(err))
+    Every other error stays an error, with its traceback.
+    """
+    waiting: dict[str, str] = {}  # names that a cell would have set, had its TODO not been open -> that TODO
 
-    ipython.set_custom_exc((NotImplementedError,), one_line)
+    def is_open(err: BaseException | None) -> bool:
+        return isinstance(err, NotImplementedError) or (isinstance(err, NameError) and err.name in waiting)
+
+    def one_line(shell: Any, etype: type, err: Exception, tb: Any, tb_offset: int | None = None) -> None:
+        if isinstance(err, NotImplementedError):
+            print(open_todo(err))
+        elif isinstance(err, NameError) and is_open(err):
+            print(open_todo(NotImplementedError(waiting[err.name])))
+        else:
+            shell.showtraceback((etype, err, tb), tb_offset=tb_offset)
+            return
+        if pyplot := sys.modules.get("matplotlib.pyplot"):
+            pyplot.close("all")  # the empty axes of a picture that waits
+
+    def after(result: Any) -> None:
+        err = result.error_in_exec
+        if not is_open(err):
+            return
+        todo = waiting[err.name] if isinstance(err, NameError) else str(err)
+        for node in ast.walk(ast.parse(ipython.transform_cell(result.info.raw_cell))):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                waiting[node.id] = todo
+        result.error_in_exec = None  # else Jupyter counts the cell as failed, and "run all" stops there
+
+    ipython.set_custom_exc((NotImplementedError, NameError), one_line)
+    ipython.events.register("post_run_cell", after)
 
 
 def live(picture: Callable[..., None], **knobs: Any) -> None:

@@ -1,5 +1,7 @@
 """One style for every figure: the measured curve with its spread over seeds, the theory line, the threshold."""
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,9 +16,9 @@ COLOURS = {
     "sky": "#56B4E9",
     "amber": "#E69F00",
 }
-THEORY = {"color": "black", "linestyle": (0, (4, 2)), "linewidth": 1.6, "zorder": 4}
+THEORY: dict[str, Any] = {"color": "black", "linestyle": (0, (4, 2)), "linewidth": 1.6, "zorder": 4}
 
-STYLE = {
+STYLE: dict[str, Any] = {
     "figure.figsize": (6.4, 3.9),
     "figure.dpi": 110,
     "figure.constrained_layout.use": True,
@@ -37,16 +39,16 @@ STYLE = {
 
 def use_style() -> None:
     """Set the course's matplotlib style for this session (a notebook's first cell calls it)."""
-    plt.rcParams.update(STYLE)
+    plt.rcParams.update(STYLE)  # type: ignore[arg-type]
 
 
-def spread(ax: Axes, x: ArrayLike, runs: ArrayLike, label: str, colour: str, **kwargs: object) -> None:
+def spread(ax: Axes, x: ArrayLike, runs: ArrayLike, label: str, colour: str, **kwargs: Any) -> None:
     """Draw the mean over seeds with a band from the lowest to the highest seed; x (m,), runs (seeds, m)."""
     runs = np.asarray(runs, float)
     if runs.ndim != 2 or len(runs) < 2:
         raise ValueError(f"a spread needs runs of shape (seeds, m) with at least two seeds, not {runs.shape}")
     ax.fill_between(x, runs.min(0), runs.max(0), color=COLOURS[colour], alpha=0.2, linewidth=0)
-    ax.plot(x, runs.mean(0), color=COLOURS[colour], label=f"{label} ({len(runs)} seeds)", **kwargs)  # type: ignore[arg-type]
+    ax.plot(x, runs.mean(0), color=COLOURS[colour], label=f"{label} ({len(runs)} seeds)", **kwargs)
 
 
 def theory(ax: Axes, x: ArrayLike, y: ArrayLike, label: str = "theory") -> None:

@@ -2,13 +2,15 @@
 
 import argparse
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+
+from phenomena.errors import Diverged
 
 SCALES = ("smoke", "laptop", "paper")
 Values = Mapping[str, float | Sequence[float]]
@@ -27,7 +29,7 @@ def main(measure: Callable[[int, str], Values]) -> None:
     torch.set_num_threads(1)
     try:
         values = {key: plain(key, value) for key, value in measure(args.seed, args.scale).items()}
-    except (ValueError, ArithmeticError, OSError) as err:
+    except (Diverged, ValueError, ArithmeticError, OSError) as err:
         sys.exit(f"seed {args.seed}, scale {args.scale}: {err}")
     # Written beside its place and moved there, so that an interrupted run leaves no half file.
     part = args.out.with_suffix(".part")
@@ -37,7 +39,9 @@ def main(measure: Callable[[int, str], Values]) -> None:
 
 def plain(key: str, value: float | Sequence[float]) -> float | list[float]:
     """One value as JSON holds it: a float, or a list of floats for a curve; ValueError unless all are finite."""
-    numbers = [float(v) for v in value] if hasattr(value, "__len__") else float(value)  # type: ignore[union-attr]
-    if not all(map(math.isfinite, numbers if isinstance(numbers, list) else [numbers])):
+    numbers = np.asarray(value, dtype=float)
+    if numbers.ndim > 1:
+        raise ValueError(f"{key} has shape {numbers.shape}; a value is a number or a curve")
+    if not np.isfinite(numbers).all():
         raise ValueError(f"{key} is not finite: {numbers}; a diverged run is no measurement")
-    return numbers
+    return numbers.tolist()

@@ -72,8 +72,9 @@ def stieltjes(gamma: ArrayLike, lam: ArrayLike) -> NDArray:
     """m(-λ) of the Marchenko-Pastur law of XᵀX/n, p/n = γ: the limit of tr (XᵀX/n + λI)⁻¹ / p."""
     gamma, lam = np.asarray(gamma, float), np.asarray(lam, float)
     b = 1 - gamma + lam
-    # m solves γλm² + bm - 1 = 0; this form of its positive root does not cancel.
-    return 2 / (b + np.sqrt(b**2 + 4 * gamma * lam))
+    root = np.sqrt(b**2 + 4 * gamma * lam)
+    # m is the positive root of γλm² + bm - 1 = 0, in the form that does not cancel for the sign of b.
+    return np.where(b > 0, 2 / (root + np.abs(b)), (root + np.abs(b)) / (2 * gamma * lam))
 
 
 def ridge_risk(gamma: ArrayLike, lam: ArrayLike, r2: float, sigma2: float) -> NDArray:

@@ -13,24 +13,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from tqdm.auto import tqdm
 
+from phenomena.errors import Diverged as Diverged
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 Schedule = Callable[[int], float]
 Record = Callable[[int, nn.Module], dict[str, float]]
 
 
-class Diverged(RuntimeError):  # noqa: N818
-    """A loss, weight or output became infinite or NaN; such a run is no data point."""
-
-
 class History(NamedTuple):
-    """What a run leaves: losses (steps,), each before its step and on its batch; recorded columns, and "step"."""
+    """What a run leaves: losses (steps,), each on its batch, before its step; recorded columns and "step"."""
 
     losses: Tensor
     recorded: dict[str, list[float]]
 
 
 def squared_loss(f: Tensor, y: Tensor) -> Tensor:
-    """1/(2n) sum_i |f(x_i) - y_i|^2: mean over samples, sum over outputs; int labels y (..., n) are one-hot."""
+    """1/(2n) sum_i |f(x_i) - y_i|^2: mean over samples, sum over outputs; int labels (..., n) are one-hot."""
     targets = y if y.is_floating_point() else F.one_hot(y, f.shape[-1]).to(f.dtype)
     if targets.shape[-2:] != f.shape[-2:]:  # (n, 1) - (n,) would silently broadcast to (n, n)
         raise ValueError(f"outputs {tuple(f.shape)} need targets (n, C), not {tuple(targets.shape)}")
@@ -39,8 +37,9 @@ def squared_loss(f: Tensor, y: Tensor) -> Tensor:
 
 def cross_entropy(f: Tensor, y: Tensor) -> Tensor:
     """-1/n sum_i log softmax(f(x_i))_{y_i} in nats, for int labels y (..., n)."""
-    labels = y.expand(f.shape[:-1]).unsqueeze(-1)  # labels may be shared by all members of an ensemble
-    return -f.log_softmax(-1).gather(-1, labels).squeeze(-1).mean(-1)
+    labels = y.expand(f.shape[:-1])  # labels may be shared by all members of an ensemble
+    each = F.cross_entropy(f.reshape(-1, f.shape[-1]), labels.reshape(-1), reduction="none")
+    return each.view(labels.shape).mean(-1)
 
 
 def batches(n: int, batch_size: int | None, generator: torch.Generator | None) -> Iterator[Tensor | None]:
@@ -104,9 +103,9 @@ def train(
             append(recorded, step, record(step, model))
         i = next(batch)
         value = loss(model(X), y) if i is None else loss(model(X[i]), y[i])
-        losses[step] = value.detach()
-        if not math.isfinite(losses[step]):
-            raise Diverged(f"the loss is {losses[step]:g} at step {step}" + (f" ({label})" if label else ""))
+        losses[step] = number = value.item()
+        if not math.isfinite(number):
+            raise Diverged(f"the loss is {number:g} at step {step}" + (f" ({label})" if label else ""))
         if schedule:
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * schedule(step)

@@ -125,6 +125,8 @@ def excess_risks(p: int, sigma: float, lam: float, n: int = 60, draws: int = 20,
 # Move the knobs. What does the noise do to the peak? Which λ removes it, and what does a λ ten times larger cost?
 
 # %% tags=["nbval-ignore-output"]
+from ipywidgets import FloatSlider
+
 from phenomena.lab import live
 from phenomena.regression import min_norm_risk
 
@@ -142,12 +144,16 @@ def picture(sigma: float, log_lam: float) -> None:
     plt.show()
 
 
-live(picture, sigma=(0.0, 3.0, 0.25), log_lam=(-4.0, 1.0, 0.25))
+live(
+    picture,
+    sigma=FloatSlider(value=1.0, min=0.0, max=3.0, step=0.25, description="noise σ"),
+    log_lam=FloatSlider(value=-4.0, min=-4.0, max=1.0, step=0.25, description="ridge log₁₀ λ"),
+)
 
 # %% [markdown]
-# At $\log_{10}\lambda = -4$ the knob stands for $\lambda = 0$. The dashed line never moves with λ: it is the minimum-norm
-# theory, so the distance between the two is what ridge buys. With $\sigma = 0$ the peak is gone without any ridge:
-# the peak is noise, amplified.
+# At $\log_{10}\lambda = -4$ the knob stands for $\lambda = 0$. The dashed line never moves with λ: it is the
+# minimum-norm theory, so the distance between the two is what ridge buys. With $\sigma = 0$ the peak is gone without
+# any ridge: the peak is noise, amplified.
 
 # %% [markdown]
 # ## 2. The curve on real digits
@@ -160,10 +166,10 @@ live(picture, sigma=(0.0, 3.0, 0.25), log_lam=(-4.0, 1.0, 0.25))
 # For each width: draw $W$ of shape $(d, p)$ as `torch.randn(d, p, generator=generator, dtype=X.dtype) / d**0.5`, fit
 # one-hot labels by minimum norm on the training features, count the errors on the test set.
 #
-# <details><summary>Hint 1</summary>Do minimum norm for all classes at once by <code>torch.linalg.pinv(Φ) @ Y</code>, or call
-# your <code>min_norm</code> once a class and <code>torch.stack</code> the columns.</details>
-# <details><summary>Hint 2</summary>The predicted class is the largest output. Keep errors as floats: an array of integers
-# would truncate each to 0 or 1, a mistake in two well-known notebooks on this very topic.</details>
+# <details><summary>Hint 1</summary>Do minimum norm for all classes at once by <code>torch.linalg.pinv(Φ) @ Y</code>,
+# or call your <code>min_norm</code> once a class and <code>torch.stack</code> the columns.</details>
+# <details><summary>Hint 2</summary>The predicted class is the largest output. Keep errors as floats: an array of
+# integers would truncate each to 0, a mistake made in published notebooks on this very topic.</details>
 
 
 # %%
@@ -225,9 +231,9 @@ plt.show()
 # %% [markdown]
 # ## 3. The same in time
 #
-# Let the features have scales $s_1,\dots,s_d$: $x \sim \mathcal N(0, \mathrm{diag}(s_i^2))$, $y = x^\top\theta + z$ with
-# noise variance $\sigma^2$. Gradient descent from zero with stepsize $\eta_i$ for coordinate $i$. If $n \gg d$, each
-# coordinate is learned by itself, and after $k$ steps the excess risk is
+# Let the features have scales $s_1,\dots,s_d$, so that $x \sim \mathcal N(0, \mathrm{diag}(s_i^2))$, and let
+# $y = x^\top\theta + z$ with noise variance $\sigma^2$. Run gradient descent from zero, with stepsize $\eta_i$ for
+# coordinate $i$. If $n \gg d$, each coordinate is learned by itself, and after $k$ steps the excess risk is
 #
 # $$R(k) = \sum_{i} \underbrace{s_i^2\theta_i^2\,(1-\eta_i s_i^2)^{2k}}_{\text{not learned yet}}
 #    + \frac{\sigma^2}{n}\sum_i \underbrace{\big(1-(1-\eta_i s_i^2)^k\big)^2}_{\text{noise learned}} .$$

@@ -9,6 +9,7 @@ student's to write: the lab has `raise NotImplementedError("TODO ...")` there in
 
 import argparse
 import hashlib
+import json
 import os
 import re
 import sys
@@ -122,8 +123,9 @@ def problems(source: Path, labs: Path = LABS) -> list[str]:
         if not path.exists():
             found.append(f"{path.name} is missing in {path.parent.name}/: {mend}")
             continue
-        there = nbformat.read(path, as_version=4)
-        ids = [cell.id for cell in there.cells]
+        text = path.read_text(encoding="utf-8")
+        ids = [cell.get("id") for cell in json.loads(text)["cells"]]  # nbformat would mend them silently
+        there = nbformat.reads(text, as_version=4)
         if len(set(ids)) < len(ids):
             found.append(f"{path.parent.name}/{path.name}: two cells share an id; {mend}")
         if [(c.cell_type, c.source) for c in there.cells] != [(c.cell_type, c.source) for c in fresh.cells]:
@@ -136,18 +138,31 @@ def problems(source: Path, labs: Path = LABS) -> list[str]:
     return found
 
 
+def strays(sources: list[Path], labs: Path = LABS) -> list[str]:
+    """Notebooks that no source makes."""
+    names = {source.stem for source in sources}
+    return [
+        f"{path.parent.name}/{path.name} has no source solutions/{path.stem}.py: remove it, or write the source"
+        for folder in {labs, *(source.parent for source in sources)}
+        for path in sorted(folder.glob("*.ipynb"))
+        if path.stem not in names
+    ]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Make or check the labs.")
     parser.add_argument("--check", action="store_true", help="change nothing, fail if something is out of date")
     parser.add_argument("names", nargs="*", help="sources to take, 02_double_descent say; all if none")
     args = parser.parse_args()
-    sources = sorted(path for path in HERE.glob("[0-9]*.py") if not args.names or path.stem in args.names)
-    if missing := set(args.names) - {path.stem for path in sources}:
-        print(f"no source solutions/{sorted(missing)[0]}.py", file=sys.stderr)
+    there = sorted(HERE.glob("[0-9]*.py"))
+    sources = [path for path in there if not args.names or path.stem in args.names]
+    if missing := set(args.names) - {path.stem for path in there}:
+        names = ", ".join(path.stem for path in there)
+        print(f"no source solutions/{min(missing)}.py; there are: {names}", file=sys.stderr)
         return 1
     LABS.mkdir(exist_ok=True)
     try:
-        found = [line for source in sources for line in problems(source)] if args.check else []
+        found = [line for source in sources for line in problems(source)] + strays(there) if args.check else []
         for source in [] if args.check else sources:
             solution, lab = make(source)
             print(f"solutions/{source.name}: running ...", flush=True)
