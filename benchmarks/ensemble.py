@@ -4,8 +4,9 @@ python benchmarks/ensemble.py [repeats]
 
 The loop is what one would write: nn.Sequential, F.cross_entropy, torch.optim.SGD, one network after the other,
 and none of the recording or checking that `train_ensemble` does on top. Both run the same batches from the same
-weights, and their final weights are compared. From width 512 at full batch on, the ensemble trains its members
-one by one, so that the two are the same program and their ratio shows the noise. CPU time, because other programs may run on the machine.
+weights, and their final weights are compared. At full batch, from width 512 on, the ensemble trains its members
+one by one: the two then do the same, and their ratio shows the noise and what the checks cost. CPU time, because
+other programs may run on the machine.
 """
 
 import copy
@@ -36,7 +37,7 @@ CASES: list[tuple[str, list[tuple[int, ...]], int | None, int, float | None]] = 
     ("16 x width 256", [(256,)] * 16, 32, 60, 1),
     ("widths 1..64", [(h,) for h in range(1, 65)], 32, 40, None),
     (
-        "12 widths to 64 x 5 seeds",
+        "5 seeds of 12 widths to 64",
         [(h,) for h in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64) for _ in range(5)],
         32,
         40,
@@ -77,7 +78,7 @@ def main(repeats: int) -> None:
     torch.set_num_threads(1)
     data = load("digits", 1000)
     table = Table(title=f"CPU time of the loop / of the ensemble (torch {torch.__version__}, {repeats} repeats)")
-    for column in ("networks (64 inputs, 10 outputs)", "batch", "loop ms/step", "ensemble ms/step", "min",
+    for column in ("networks 64-...-10", "batch", "loop ms/step", "ensemble ms/step", "min",
                    "median", "max", "wanted", "weights differ by"):  # fmt: skip
         table.add_column(column, justify="right")
     for what, hidden, batch, steps, wanted in CASES:

@@ -14,7 +14,7 @@ def results() -> Results:
     """What the figure shows."""
     found = load_results(ROOT, "nakkiran2021deep")
     if found is None:
-        raise SystemExit("reproductions/nakkiran2021deep has no results.json: run make reproduce PAPER=nakkiran2021deep")
+        raise SystemExit("nakkiran2021deep has no results.json: run make reproduce PAPER=nakkiran2021deep")
     return found
 
 

@@ -11,9 +11,11 @@ from typing import Any
 import altair as alt
 import numpy as np
 
+from phenomena import plotting
+
 MIME = "application/vnd.vegalite.v5+json"
 FOREGROUND = "currentColor"
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+COLOURS = tuple(plotting.COLOURS.values())
 THEORY: dict[str, Any] = {"stroke": FOREGROUND, "strokeDash": [6, 4], "strokeWidth": 2}  # mark_line(**THEORY)
 _TEXT = {"labelColor": FOREGROUND, "titleColor": FOREGROUND, "labelFontSize": 13, "titleFontSize": 14}
 CONFIG: dict[str, Any] = {
@@ -30,7 +32,7 @@ CONFIG: dict[str, Any] = {
         "labelOverlap": True,
         "tickCount": 6,
     },
-    "legend": {**_TEXT, "orient": "top", "title": None, "symbolStrokeWidth": 3, "symbolSize": 220},
+    "legend": {**_TEXT, "labelLimit": 0, "orient": "top", "title": None, "symbolStrokeWidth": 3, "symbolSize": 220},
     "header": _TEXT,
     "title": {"color": FOREGROUND, "fontSize": 15, "fontWeight": 600, "anchor": "start"},
     # the alt text speaks for the marks; a thousand labelled points would not

@@ -10,9 +10,9 @@ from functools import wraps
 from typing import Any
 
 
-def open_todo(err: NotImplementedError) -> str:
-    """What to print for an exercise that still raises NotImplementedError."""
-    return f"⬜ open: {str(err) or 'an exercise above'}. Fill it in, run its cell, then run this one again."
+def open_todo(todo: str) -> str:
+    """What to print for an exercise that still raises NotImplementedError(todo)."""
+    return f"⬜ open: {todo or 'an exercise above'}. Fill it in, run its cell, then run this one again."
 
 
 def load_ipython_extension(ipython: Any) -> None:
@@ -22,25 +22,24 @@ def load_ipython_extension(ipython: Any) -> None:
     """
     waiting: dict[str, str] = {}  # names that a cell would have set, had its TODO not been open -> that TODO
 
-    def is_open(err: BaseException | None) -> bool:
-        return isinstance(err, NotImplementedError) or (isinstance(err, NameError) and err.name in waiting)
+    def todo_of(err: BaseException | None) -> str | None:
+        if isinstance(err, NotImplementedError):
+            return str(err)
+        return waiting.get(err.name or "") if isinstance(err, NameError) else None
 
     def one_line(shell: Any, etype: type, err: Exception, tb: Any, tb_offset: int | None = None) -> None:
-        if isinstance(err, NotImplementedError):
-            print(open_todo(err))
-        elif isinstance(err, NameError) and is_open(err):
-            print(open_todo(NotImplementedError(waiting[err.name])))
-        else:
+        todo = todo_of(err)
+        if todo is None:
             shell.showtraceback((etype, err, tb), tb_offset=tb_offset)
             return
+        print(open_todo(todo))
         if pyplot := sys.modules.get("matplotlib.pyplot"):
             pyplot.close("all")  # the empty axes of a picture that waits
 
     def after(result: Any) -> None:
-        err = result.error_in_exec
-        if not is_open(err):
+        todo = todo_of(result.error_in_exec)
+        if todo is None:
             return
-        todo = waiting[err.name] if isinstance(err, NameError) else str(err)
         for node in ast.walk(ast.parse(ipython.transform_cell(result.info.raw_cell))):
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 waiting[node.id] = todo
@@ -63,7 +62,7 @@ def live(picture: Callable[..., None], **knobs: Any) -> None:
         try:
             picture(**values)
         except NotImplementedError as err:
-            print(open_todo(err))
+            print(open_todo(str(err)))
 
     panel = ipywidgets.interactive(guarded, **knobs)
     for widget in panel.children[:-1]:

@@ -77,7 +77,7 @@ class Claim(Strict):
     role: Literal["core", "secondary", "theory", "control"]
     text: Text
     where: Text
-    source: Literal["paper", "abstract", "repository", "unchecked"] = "unchecked"
+    source: Literal["paper", "abstract", "repository", "ours", "unchecked"] = "unchecked"
     kind: Kind = HANDED_DOWN
     keys: list[Text]
     expect: Expect = HANDED_DOWN

@@ -12,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = sys.executable
+BOOK = shutil.which("jupyter-book", path=str(Path(PYTHON).parent)) or "jupyter-book"
 PYTEST = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
 NBVAL = [*PYTEST, "--nbval-current-env", "--nbval-cell-timeout=300", "-n", "2", "--dist", "loadfile"]
 
@@ -28,7 +29,7 @@ def stages() -> list[tuple[str, list[str]]]:
         ("types", [PYTHON, "-m", "mypy"]),
         ("cards", [PYTHON, "-m", "practicum", "check"]),
         ("labs made", [PYTHON, "solutions/build.py", "--check"]),
-        ("book", [PYTHON, "-m", "jupyter_book", "build", ".", "-n", "-W", "--keep-going"]),
+        ("book", [BOOK, "build", ".", "-n", "-W", "--keep-going"]),
         ("unit tests", [*PYTEST, "-n", "2", "--dist", "worksteal", "-m", "not browser", "tests"]),
         ("solutions", [*NBVAL, "--nbval", *notebooks("solutions/*.ipynb")]),
         ("labs", [*NBVAL, "--nbval-lax", *notebooks("labs/*.ipynb")]),

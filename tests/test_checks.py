@@ -107,7 +107,7 @@ def test_typical_mistakes_get_their_hint(test, answer, hint):
     assert hint in verdict.message
 
 
-@pytest.mark.parametrize("test", {test for test, _ in RIGHT}, ids=lambda test: test.__name__)
+@pytest.mark.parametrize("test", dict.fromkeys(test for test, _ in RIGHT), ids=lambda test: test.__name__)
 def test_each_check_says_what_is_open_and_has_its_tests(test):
     verdict = test(unfilled)
     assert verdict.status == "open"

@@ -73,7 +73,7 @@ def test_equalising_stepsizes_give_one_clock_and_keep_the_largest_scale():
 
 @pytest.mark.parametrize(
     ("curve", "ratio"),
-    [([3, 2, 1], 1), ([1, 2, 3], 1), ([2, 1, 2], 1), ([2, 1, 4, 2, 3], 2), ([1, 3, 2], 1.5), ([5, 1, 2, 1, 9, 3, 4], 3)],
+    [([3, 2, 1], 1), ([1, 2, 3], 1), ([2, 1, 2], 1), ([2, 1, 4, 2, 3], 2), ([1, 3, 2], 1.5), ([5, 1, 9, 3, 4], 3)],
 )
 def test_peak_ratio(curve, ratio):
     assert peak_ratio(curve) == pytest.approx(ratio)

@@ -69,7 +69,7 @@ def test_a_lab_is_its_solution_without_the_solved_lines(made):
 
 
 def test_made_twice_is_the_same_bytes(made):
-    source, labs = made()
+    _, labs = made()
     first = (labs / "01_topic.ipynb").read_bytes()
     made()
     assert (labs / "01_topic.ipynb").read_bytes() == first

@@ -21,7 +21,7 @@ from practicum.results import is_stale, load_results
 from practicum.verdicts import Judgement, judge_card, measured
 
 LOGGER = logging.getLogger(__name__)
-COLUMNS = (("Claim", 43), ("Paper", 18), ("Ours", 19), ("Verdict", 20))
+COLUMNS = (("Claim", 43), ("Paper or theory", 18), ("Ours", 19), ("Verdict", 20))
 SIGNS = {"reproduced": "✓", "partly": "◐", "not reproduced": "✗", "not run": "○"}
 STATISTIC = {"order": "smallest step", "ratio": "ratio", "slope": "log-log slope", "argmax": "peak's place"}
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -174,6 +174,8 @@ class ClaimsDirective(SphinxDirective):
         elif told.reference is not None and told.expected.startswith("= "):  # the theory's, from the same runs
             number = f"{told.reference:.4g}"
         expected = told.expected.replace(">=", "≥").replace("<=", "≤")
+        if told.expected.startswith("= ") and told.reference is not None and told.paper_value is None:
+            expected = told.expected.removeprefix("= ").replace("_", " ")  # the name of the theory's key
         paper = [nodes.paragraph("", number), nodes.paragraph("", expected, classes=["claim-small"])]
         how = [STATISTIC.get(told.kind, "")]
         if told.seconds is not None:
