@@ -23,7 +23,7 @@ install: .venv/installed ## make .venv and install the pinned requirements (2-3 
 	@$(PYTHON) -c '$(SUITS)' || { echo "The course needs Python 3.11 to 3.13, not $$($(PYTHON) -V)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing the requirements into .venv (about 2 GB, 2-3 minutes) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
 	@touch $@
 
 book: install ## run what must run, build _build/html and say where to open it

@@ -1,12 +1,15 @@
 """Every committed reproduction: its program at smoke scale, its results, and the README's figure of them."""
 
+import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from phenomena.data import Dataset
 from practicum.cards import load_cards
 from practicum.runs import ROOT, is_stale, load_results
 
@@ -48,3 +51,47 @@ def test_the_readme_figure_is_drawn_from_the_committed_results():
     assert results is not None
     with Image.open(ROOT / "book/_static/readme.png") as image:
         assert image.info["Description"] == f"results of {results.date}, {results.hash}", "python book/readme_figure.py"
+
+
+def tiny_cifar(name, download, seed):
+    """What `load("cifar10", download=True)` gives, in small: a class is a colour."""
+    assert (name, download) == ("cifar10", True)
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(192) % 10
+    X = 0.3 * torch.rand(192, 3, 32, 32, generator=generator) + 0.07 * y[:, None, None, None]
+    return Dataset("cifar10", X.flatten(1)[:160], y[:160], X.flatten(1)[160:], y[160:], (3, 32, 32))
+
+
+def program(paper):
+    spec = importlib.util.spec_from_file_location(paper, ROOT / "reproductions" / paper / "reproduce.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_paper_scale_networks_run_and_write_what_the_cards_read(monkeypatch):
+    heckel, nakkiran = program("heckel2021early"), program("nakkiran2021deep")
+    for module in (heckel, nakkiran):
+        monkeypatch.setattr(module, "load", tiny_cifar)
+    values = heckel.cifar10(0, epochs=1) | nakkiran.cifar10(0, widths=(1, 2, 4), steps=3)
+    assert len(values["cnn"]) == len(values["cnn_scaled"]) == 1
+    assert 0 <= values["cnn_best"] <= 100
+    for paper in ("heckel2021early", "nakkiran2021deep"):
+        needed = {key for claim in CARDS[paper].claims if claim.scale == "paper" for key in claim.keys}
+        assert needed <= values.keys()
+
+
+def test_the_last_layers_stepsize_is_its_own(monkeypatch):
+    heckel = program("heckel2021early")
+    monkeypatch.setattr(heckel, "load", tiny_cifar)
+    groups = []
+
+    def spy(model, X, y, loss, optimizer, *args, **kwargs):
+        groups.append([(group["lr"], sum(p.numel() for p in group["params"])) for group in optimizer.param_groups])
+
+    monkeypatch.setattr(heckel, "train", spy)
+    list(heckel.cnn(0.001, 1, 0))
+    ((rest, _), (last, weights)) = groups[0]
+    assert (rest, last, weights) == (0.1, 0.001, 8 * 64 * 10 + 10)

@@ -9,7 +9,7 @@ from scipy import stats
 from sklearn.metrics import log_loss
 from torch import Tensor, nn
 
-from phenomena.networks import mlp, n_parameters
+from phenomena.networks import cnn5, mlp, n_parameters
 from phenomena.training import Diverged, batches, cosine, cross_entropy, error_rate, squared_loss, train
 
 
@@ -223,3 +223,13 @@ def test_error_rate() -> None:
     X[0, 0] = math.nan
     with pytest.raises(Diverged, match="not finite"):
         error_rate(nn.Identity(), X, y)
+
+
+def test_cnn5_has_four_convolutions_and_a_linear_layer() -> None:
+    generator = torch.Generator().manual_seed(0)
+    model = cnn5((3, 32, 32), 4, 10, generator)
+    weights = [tuple(p.shape) for p in model.parameters() if p.dim() > 1]
+    assert weights == [(4, 3, 3, 3), (8, 4, 3, 3), (16, 8, 3, 3), (32, 16, 3, 3), (10, 32)]
+    assert model(torch.rand(5, 3, 32, 32, generator=generator)).shape == (5, 10)
+    again = cnn5((3, 32, 32), 4, 10, torch.Generator().manual_seed(0))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))

@@ -143,7 +143,12 @@ def networks(n: int, widths: tuple[int, ...], steps: int, seed: int) -> dict[str
     }
 
 
-def cifar10(seed: int, widths: tuple[int, ...] = (1, 2, 4, 6, 8, 10, 12, 16, 24, 32, 64)) -> dict[str, list[float]]:
+CNN_WIDTHS = (1, 2, 4, 6, 8, 10, 12, 16, 24, 32, 64)
+
+
+def cifar10(
+    seed: int, widths: tuple[int, ...] = CNN_WIDTHS, steps: int = 200_000
+) -> dict[str, float | list[float]]:
     """Five-layer CNNs of channels k to 8k on CIFAR-10 with 20 % wrong labels: SGD 0.1/√(1 + step/512), batch 128."""
     data = load("cifar10", download=True, seed=seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -155,13 +160,13 @@ def cifar10(seed: int, widths: tuple[int, ...] = (1, 2, 4, 6, 8, 10, 12, 16, 24,
         model = cnn5(data.image_shape, k, data.n_classes, generator).to(device)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         train(
-            model, X, y, cross_entropy, optimizer, 200_000, 128, generator,
+            model, X, y, cross_entropy, optimizer, steps, 128, generator,
             schedule=lambda step: (1 + step // 512) ** -0.5, label=f"CNN, k = {k}", progress=True,
         )  # fmt: skip
         model.eval()
         parts = zip(X_test.split(1000), data.y_test.to(device).split(1000), strict=True)
         errors.append(float(np.mean([error_rate(model, *part) for part in parts])))
-    return {"cnn_width": list(widths), "cnn_error": errors, "cnn_peak_ratio": peak_ratio(errors)}  # type: ignore[dict-item]
+    return {"cnn_width": list(widths), "cnn_error": errors, "cnn_peak_ratio": peak_ratio(errors)}
 
 
 def measure(seed: int, scale: str) -> Values:
