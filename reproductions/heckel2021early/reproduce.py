@@ -21,7 +21,7 @@ SETTINGS = {
 }
 SCALES = (1.0, 0.1)  # of the two blocks of features
 NORMS = (1.0, 14.0)  # of the two blocks of the true parameter: the small features carry as much signal
-NOISE_TO_N = 3.2**2 / 1000  # σ²/n is kept, so that the decoupled risk is the same at every n
+NOISE_TO_N = 3.2**2 / 1000  # σ²/n at p = 100, kept, so that the decoupled risk is the same at every n and p
 ETA = 0.05
 
 
@@ -36,7 +36,7 @@ def paths(
     """Mean risk over draws at each iterate (m,), and the decoupled theory (m,)."""
     s = torch.tensor(scales, dtype=torch.float64).repeat_interleave(p)
     eta = equalising_stepsizes(s, ETA) if equalise else torch.full_like(s, ETA)
-    k, sigma2 = iterates(1e5), NOISE_TO_N * n * p / 100
+    k, sigma2 = iterates(1e5), NOISE_TO_N * n * 100 / p
     risks = []
     for _ in range(draws):
         theta = torch.randn(2 * p, generator=generator, dtype=torch.float64)
