@@ -9,10 +9,12 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from phenomena.checks import is_open_todo
 
-def open_todo(todo: str) -> str:
+
+def open_todo(todo: str, waits: str = "") -> str:
     """What to print for an exercise that still raises NotImplementedError(todo)."""
-    return f"⬜ open: {todo or 'an exercise above'}. Fill it in, run its cell, then run this one again."
+    return f"⬜ open: {todo or 'an exercise above'}{waits}. Fill it in, and run the cells from there to here again."
 
 
 def load_ipython_extension(ipython: Any) -> None:
@@ -23,7 +25,7 @@ def load_ipython_extension(ipython: Any) -> None:
     waiting: dict[str, str] = {}  # names that a cell would have set, had its TODO not been open -> that TODO
 
     def todo_of(err: BaseException | None) -> str | None:
-        if isinstance(err, NotImplementedError):
+        if err is not None and is_open_todo(err):
             return str(err)
         return waiting.get(err.name or "") if isinstance(err, NameError) else None
 
@@ -32,21 +34,43 @@ def load_ipython_extension(ipython: Any) -> None:
         if todo is None:
             shell.showtraceback((etype, err, tb), tb_offset=tb_offset)
             return
-        print(open_todo(todo))
-        if pyplot := sys.modules.get("matplotlib.pyplot"):
-            pyplot.close("all")  # the empty axes of a picture that waits
+        waits = f" (this cell needs `{err.name}`)" if isinstance(err, NameError) else ""
+        print(open_todo(todo, waits))
+        _close_pictures()
 
     def after(result: Any) -> None:
         todo = todo_of(result.error_in_exec)
-        if todo is None:
-            return
-        for node in ast.walk(ast.parse(ipython.transform_cell(result.info.raw_cell))):
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                waiting[node.id] = todo
-        result.error_in_exec = None  # else Jupyter counts the cell as failed, and "run all" stops there
+        names = _names_set_by(ipython.transform_cell(result.info.raw_cell)) if result.info else set()
+        for name in names:  # set now, or failed for another reason, or waiting (still)
+            waiting.pop(name, None)
+        if todo is not None:
+            waiting.update(dict.fromkeys(names, todo))
+            result.error_in_exec = None  # else Jupyter counts the cell as failed, and "run all" stops there
 
     ipython.set_custom_exc((NotImplementedError, NameError), one_line)
     ipython.events.register("post_run_cell", after)
+
+
+def _names_set_by(code: str) -> set[str]:
+    """Global names that a cell assigns; those inside a def or class are its own."""
+    try:
+        nodes: list[ast.AST] = [ast.parse(code)]
+    except SyntaxError:
+        return set()
+    names = set()
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            nodes += ast.iter_child_nodes(node)
+    return names
+
+
+def _close_pictures() -> None:
+    """Drop the empty axes of a picture that waits."""
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
 
 
 def live(picture: Callable[..., None], **knobs: Any) -> None:
@@ -62,7 +86,10 @@ def live(picture: Callable[..., None], **knobs: Any) -> None:
         try:
             picture(**values)
         except NotImplementedError as err:
+            if not is_open_todo(err):
+                raise
             print(open_todo(str(err)))
+            _close_pictures()
 
     panel = ipywidgets.interactive(guarded, **knobs)
     for widget in panel.children[:-1]:

@@ -37,13 +37,13 @@ def descent(k, s, theta, eta, sigma2, n, *, bias=2, variance=2, scale=2, pace=2,
 
 def slow_descent(k, s, theta, eta, sigma2, n):
     # a differently written right answer: the sum coordinate by coordinate
-    return [
+    return np.array([
         sum(
             (a * t * (1 - e * a * a) ** i) ** 2 + sigma2 / n * (1 - (1 - e * a * a) ** i) ** 2
             for a, t, e in zip(s, theta, eta, strict=True)
         )
         for i in k
-    ]
+    ])  # fmt: skip
 
 
 RIGHT = [
@@ -55,11 +55,50 @@ RIGHT = [
     (check.feature_errors, lambda *a: np.array(errors(*a, solve=lambda P, Y: torch.linalg.pinv(P) @ Y))),
     (check.descent_risk, early_stopping.decoupled_risk),
     (check.descent_risk, slow_descent),
-    (check.one_clock, lambda s, eta: early_stopping.equalising_stepsizes(torch.tensor(s), eta)),
-    (check.one_clock, lambda s, eta: [eta * (max(s) / a) ** 2 for a in s]),
+    (check.one_clock, lambda s, eta: early_stopping.equalising_stepsizes(torch.tensor(s), eta).numpy()),
+    (check.one_clock, lambda s, eta: np.array([eta * (max(s) / a) ** 2 for a in s])),
 ]
 
+def in_place(s, eta):
+    s **= 2
+    return eta * s.max() / s
+
+
+def fixed_seed(X_train, y_train, X_test, y_test, widths, generator):
+    return errors(X_train, y_train, X_test, y_test, widths, torch.Generator().manual_seed(11))
+
+
+def no_relu(X_train, y_train, X_test, y_test, widths, generator):
+    W = [random_relu(X_train.shape[1], p, generator) for p in widths]
+    Y = torch.nn.functional.one_hot(y_train).double()
+    return [((X_test @ V @ torch.linalg.pinv(X_train @ V) @ Y).argmax(1) != y_test).double().mean() for V in W]
+
+
+def dropping(cut):
+    def min_norm(X, y):
+        U, s, Vh = torch.linalg.svd(X, full_matrices=False)
+        keep = s > cut(s)
+        return Vh[keep].T @ ((U[:, keep].T @ y) / s[keep])
+
+    return min_norm
+
+
 WRONG = [
+    (check.min_norm, dropping(lambda s: 0.1), "too much"),
+    (check.min_norm, dropping(lambda s: 1e-10), "huge values"),
+    (check.min_norm, dropping(lambda s: 0.05 * s.max()), "too much"),
+    (check.min_norm, dropping(lambda s: 1e-15 * s.max()), "huge values"),  # float64's eps for float32
+    (check.min_norm, lambda X, y: (torch.linalg.pinv(X) @ y).numpy(), "ndarray"),
+    (check.min_norm, lambda X, y: (torch.linalg.pinv(X) @ y).double(), "dtype"),
+    (check.min_norm, lambda X, y: torch.normal(X.long()), "NotImplementedError"),  # torch's own is no open TODO
+    (check.ridge, lambda X, y, lam: svd(X, y, lambda s: s / (s**2 + 2 * len(X) * lam)), "off by"),
+    (check.feature_errors, fixed_seed, "generator"),
+    (check.feature_errors, no_relu, "ReLU"),
+    (check.feature_errors, lambda *a: errors(*a, solve=lambda P, Y: regression.ridge(P, Y, 1e-3)), "off by"),
+    (check.feature_errors, lambda *a: errors(*a, solve=lambda P, Y: torch.linalg.pinv(P, rtol=1e-3) @ Y), "left out"),
+    (check.feature_errors, lambda *a: {"errors": errors(*a)}, "no array"),
+    (check.descent_risk, lambda k, s, *a: [1.0] * len(k), "list"),
+    (check.one_clock, in_place, "in place"),
     (check.min_norm, lambda X, y: svd(X, y, lambda s: s), "multiplied by the singular values"),
     (check.min_norm, lambda X, y: svd(X, y, torch.ones_like), "singular values are missing"),
     (check.min_norm, lambda X, y: svd(X, y, lambda s: 1 / s), "huge values"),

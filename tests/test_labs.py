@@ -154,7 +154,21 @@ def test_what_waits_for_an_open_todo_is_one_line_too(shell, capsys):
     shell.run_cell('def curve():\n    raise NotImplementedError("TODO 3 (curve)")\nnoisy = curve()')
     assert shell.run_cell("shown = max(noisy)").success
     assert shell.run_cell("print(shown)").success
-    assert capsys.readouterr().out.count("⬜ open: TODO 3 (curve).") == 3
+    out = capsys.readouterr().out
+    assert out.count("⬜ open: TODO 3 (curve)") == 3
+    assert "needs `noisy`" in out
+    assert shell.run_cell("noisy = [1, 2]").success
+    assert shell.run_cell("del noisy").success
+    assert not shell.run_cell("noisy").success  # it waits no more
+
+
+def test_a_name_inside_a_function_does_not_wait(shell):
+    shell.run_cell('def f():\n    inner = 1\nouter = f()\nraise NotImplementedError("TODO 4 (f)")')
+    assert not shell.run_cell("inner").success
+
+
+def test_torchs_own_not_implemented_is_an_error(shell):
+    assert not shell.run_cell('raise NotImplementedError("normal_kernel_cpu for Long")').success
 
 
 @pytest.mark.parametrize("cell", ["1 / 0", "never_heard_of", "x ="])
