@@ -9,17 +9,18 @@
 # %% [markdown]
 # # Lab 2: Double descent
 #
-# Fit 300 numbers with 300 free parameters and you get the worst model of your life. Fit them with 3,000 and it is good
-# again. In this lab you build the three machines that show it, each in a few lines:
+# **Before you read on, write down a guess.** You fit 200 digits, a fifth of them with a wrong label, by least squares on
+# $p$ random features. At which $p$ is the error on new digits worst: 20, 200 or 2,000?
+#
+# In this lab you build the machines that answer it, each in a few lines:
 #
 # 1. the minimum-norm and the ridge solution, by one singular value decomposition,
 # 2. the test-error curve of random features on real digits,
 # 3. the risk of gradient descent, iterate by iterate, and the stepsizes that remove its second valley.
 #
-# Five exercises, about 75 minutes. Dots give the difficulty: ● a line or two, ●●● some thought. Each exercise has a
-# contract (its docstring), folded hints, and a check to run at once. The chapter *Double descent* of the book has the
-# theory. **Before you start, write down a guess:** you fit 300 digits with $p$ random features. At which $p$ is the
-# test error worst: 30, 300 or 3,000?
+# Five exercises, about 75 minutes. Dots give the difficulty: ● a line or two once you see it, ●● several lines. Each
+# exercise has a contract (its docstring), folded hints, and a check to run at once. The chapter *Double descent* of the
+# book has the theory.
 
 # %%
 # %load_ext phenomena.lab
@@ -103,7 +104,8 @@ check.ridge(ridge)
 
 # %% [markdown]
 # Now use them. The data are $y = X\beta + \varepsilon$ with Gaussian $X$, $\|\beta\|^2 = r^2$ and noise variance
-# $\sigma^2$; the excess risk of an estimate is $\|\hat\beta - \beta\|^2$.
+# $\sigma^2$; the excess risk of an estimate is $\|\hat\beta - \beta\|^2$. Every $p$ is a problem of its own here: all $p$
+# features matter, and $r^2 = 4$ is shared among them. Predicting zero has risk 4.
 
 
 # %%
@@ -121,13 +123,7 @@ def excess_risks(p: int, sigma: float, lam: float, n: int = 60, draws: int = 20,
     return risks
 
 
-# %% [markdown]
-# Move the knobs. What does the noise do to the peak? Which λ removes it, and what does a λ ten times larger cost?
-
-# %% tags=["nbval-ignore-output"]
-from ipywidgets import FloatSlider
-
-from phenomena.lab import live
+# %%
 from phenomena.regression import min_norm_risk
 
 P = [5, 10, 20, 30, 40, 50, 55, 60, 66, 75, 90, 120, 180, 240, 300]
@@ -139,10 +135,22 @@ def picture(sigma: float, log_lam: float) -> None:
     ax.plot(P, [np.median(excess_risks(p, sigma, lam)) for p in P], "o-", label="yours, median of 20 draws")
     theory(ax, P, min_norm_risk(60, P, 4.0, sigma**2), "minimum norm, exact mean")
     threshold(ax, 60, "p = n")
-    ax.set(xscale="log", yscale="log", ylim=(0.05, 300), xlabel="features p", ylabel="excess risk")
+    ax.set(xscale="log", yscale="log", ylim=(0.03, 1000), xlabel="features p", ylabel="excess risk (squared units)")
     ax.legend()
     plt.show()
 
+
+picture(sigma=1.0, log_lam=-4.0)
+
+# %% [markdown]
+# Without a penalty your curve follows the theory through the peak (a median lies below a mean that a few unlucky draws
+# pull up; at $p = n$ that mean is infinite). Now move the knobs. What does the noise do to the peak? Which λ removes it,
+# and what does a λ ten times larger cost?
+
+# %% tags=["nbval-ignore-output"]
+from ipywidgets import FloatSlider
+
+from phenomena.lab import live
 
 live(
     picture,
@@ -151,9 +159,9 @@ live(
 )
 
 # %% [markdown]
-# At $\log_{10}\lambda = -4$ the knob stands for $\lambda = 0$. The dashed line never moves with λ: it is the
-# minimum-norm theory, so the distance between the two is what ridge buys. With $\sigma = 0$ the peak is gone without
-# any ridge: the peak is noise, amplified.
+# At $\log_{10}\lambda = -4$ the knob stands for $\lambda = 0$. The dashed line never moves with λ, so the distance to it is
+# what ridge buys, or costs. With $\sigma = 0$ the risk is exactly zero for $p \le n$ (the left half of the picture is
+# empty: zero has no place on a logarithmic axis), and the peak is gone without any ridge: the peak is noise, amplified.
 
 # %% [markdown]
 # ## 2. The curve on real digits
@@ -161,15 +169,16 @@ live(
 # Replace $X$ by random ReLU features, $\Phi(X) = \max(XW, 0)$ with a $W$ that is drawn once and never trained: a
 # two-layer network with a frozen first layer, whose width $p$ you can turn without changing the data.
 #
-# ### Exercise 3 ●● (20 min)
+# ### Exercise 3 ●● (30 min)
 #
 # For each width: draw $W$ of shape $(d, p)$ as `torch.randn(d, p, generator=generator, dtype=X.dtype) / d**0.5`, fit
 # one-hot labels by minimum norm on the training features, count the errors on the test set.
 #
-# <details><summary>Hint 1</summary>Do minimum norm for all classes at once by <code>torch.linalg.pinv(Φ) @ Y</code>,
-# or call your <code>min_norm</code> once a class and <code>torch.stack</code> the columns.</details>
+# <details><summary>Hint 1</summary>Call your <code>min_norm</code> once a class and <code>torch.stack</code> the columns.
+# (If you prefer <code>torch.linalg.lstsq</code>, give it <code>driver="gelsd"</code>: some features are zero on every
+# digit, and the other drivers need full rank.)</details>
 # <details><summary>Hint 2</summary>The predicted class is the largest output. Keep errors as floats: an array of
-# integers would truncate each to 0, a mistake made in published notebooks on this very topic.</details>
+# integers would truncate each to 0.</details>
 
 
 # %%
@@ -224,16 +233,27 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# Was your guess right? Two things to notice. The peak sits where the number of features equals the number of samples,
-# not where the model is largest. And it is there without label noise as well: what a width-$p$ model cannot express
-# acts like noise. In trained networks it all but vanishes without label noise; the chapter shows that.
+# Was your guess right? The peak is there without label noise as well: what a model of $p$ frozen features cannot express
+# acts like noise. And look closely: the peak is a little to the right of $p = n$. Why?
+
+# %%
+X_first = load("digits", n_train=200, n_test=600, seed=0).X_train.double()
+for p in (200, 220, 260):
+    W = torch.randn(64, p, generator=torch.Generator().manual_seed(0), dtype=X_first.dtype) / 8
+    Phi_first = torch.relu(X_first @ W)
+    dead = int((Phi_first == 0).all(dim=0).sum())
+    print(f"p = {p}: {dead} features are 0 on all 200 digits, the rank is {int(torch.linalg.matrix_rank(Phi_first))}")
+
+# %% [markdown]
+# The threshold is not $p = n$ but the width at which $\Phi$ first has rank $n$, so that it can fit every label.
 
 # %% [markdown]
 # ## 3. The same in time
 #
 # Let the features have scales $s_1,\dots,s_d$, so that $x \sim \mathcal N(0, \mathrm{diag}(s_i^2))$, and let
-# $y = x^\top\theta + z$ with noise variance $\sigma^2$. Run gradient descent from zero, with stepsize $\eta_i$ for
-# coordinate $i$. If $n \gg d$, each coordinate is learned by itself, and after $k$ steps the excess risk is
+# $y = x^\top\theta + z$ with noise variance $\sigma^2$. Run gradient descent on $\frac1{2n}\|y - X\theta\|^2$ from zero,
+# with stepsize $\eta_i$ for coordinate $i$. If $n \gg d$, each coordinate is learned by itself, and after $k$ steps the
+# excess risk is
 #
 # $$R(k) = \sum_{i} \underbrace{s_i^2\theta_i^2\,(1-\eta_i s_i^2)^{2k}}_{\text{not learned yet}}
 #    + \frac{\sigma^2}{n}\sum_i \underbrace{\big(1-(1-\eta_i s_i^2)^k\big)^2}_{\text{noise learned}} .$$
@@ -262,7 +282,8 @@ def descent_risk(
 check.descent_risk(descent_risk)
 
 # %% [markdown]
-# Half of the features are ten times smaller than the others, but matter as much. Predict the curve before you run it.
+# Half of the features are ten times smaller than the others, but carry twice the signal $\sum_i s_i^2\theta_i^2$. Predict
+# the curve before you run it.
 
 # %%
 s = np.repeat([1.0, 0.1], 100)
@@ -272,7 +293,7 @@ k = np.unique(np.logspace(0, 5, 200).astype(int))
 one_step = descent_risk(k, s, theta, np.full(200, 0.05), sigma2, n)
 
 # %% [markdown]
-# ### Exercise 5 ●● (15 min)
+# ### Exercise 5 ● (10 min)
 #
 # The curve is a sum of two U's, one a block, that bottom out at different times. Give every coordinate the same clock:
 # choose $\eta_i$ so that all $\eta_i s_i^2$ are equal, and the feature of largest scale keeps the step $\eta$.
@@ -291,16 +312,34 @@ def one_clock(s: np.ndarray, eta: float) -> np.ndarray:
 check.one_clock(one_clock)
 
 # %%
+from phenomena.early_stopping import risk_path
+
+
+def real_path(eta: np.ndarray, seed: int) -> np.ndarray:
+    """Excess risk of gradient descent on one data set after each number of steps in k, computed exactly."""
+    generator = torch.Generator().manual_seed(seed)
+    scales, truth = torch.tensor(s), torch.tensor(theta)
+    X = torch.randn(n, 200, generator=generator, dtype=torch.float64) * scales
+    y = X @ truth + sigma2**0.5 * torch.randn(n, generator=generator, dtype=torch.float64)
+    return risk_path(X, y, scales, truth, torch.tensor(eta), torch.tensor(k, dtype=torch.float64)).numpy()
+
+
+# %%
 fig, ax = plt.subplots()
-ax.plot(k, one_step, color="#D55E00", label="one stepsize")
-ax.plot(k, descent_risk(k, s, theta, one_clock(s, 0.05), sigma2, n), color="#009E73", label="one clock")
-ax.set(xscale="log", xlabel="gradient steps k", ylabel="excess risk", ylim=(0, None))
+for name, eta, colour in (("one stepsize", np.full(200, 0.05), "orange"), ("one clock", one_clock(s, 0.05), "green")):
+    spread(ax, k, [real_path(eta, seed) for seed in range(5)], name, colour)
+    theory(ax, k, descent_risk(k, s, theta, eta, sigma2, n), "yours" if name == "one clock" else "_nolegend_")
+ax.set(xscale="log", xlabel="gradient steps k", ylabel="excess risk (squared units)", ylim=(0, None))
 ax.legend()
 plt.show()
 
 # %% [markdown]
 # One valley instead of two, and a deeper one. Nothing about the model or the data has changed: double descent in time
 # says that parts of a model learn at different times, not that training time is complexity.
+#
+# The solid lines are gradient descent on five real draws, computed exactly. Your formula lies below their mean, and more
+# so late in training: $n = 1000$ is only five times $d = 200$. At the end everything is fitted, and part 1 knows that
+# risk: $\sigma^2 d/(n-d-1)$, not $\sigma^2 d/n$. Check it at the right edge of the picture.
 
 # %% [markdown]
 # ## What you have seen
@@ -311,7 +350,7 @@ plt.show()
 #
 # ## An open question
 #
-# For random features the peak needs no label noise; for trained networks it nearly does. Is it that training moves the
-# features so that the model misses less, so that there is less to amplify? Design a measurement that could tell: which
+# Random features show the peak without label noise. Trained networks, in the chapter, hardly do. Is it that training
+# moves the features so that the model misses less, so that there is less to amplify? Design a measurement that could tell: which
 # quantity would you record while the first layer learns, what would it have to do at the threshold, and what would
 # prove you wrong? Papers that you can reproduce on this are listed at the end of the chapter.

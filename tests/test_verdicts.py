@@ -130,7 +130,7 @@ def compared(s: list[float], **expect: Any) -> tuple[Verdict, float]:
         ([10.1, 10.2, 10.3, 10.4, 10.5], {"equals": "theory", "floor": 0.001}, PARTLY, 0.196325),
         # A wide spread is capped: it must not make everything agree.
         ([0, 5, 10, 15, 35], {"equals": 10}, NOT, 2.5),
-        ([0, 5, 10, 15, 30], {"equals": 10}, REPRODUCED, 2.5),
+        ([0, 5, 10, 15, 30], {"equals": 10}, PARTLY, 2.5),  # so noisy that 2 would agree as well
         # A negative reference; an absolute tolerance about 0.
         ([-10.15] * 5, {"equals": -10}, REPRODUCED, 0.2),
         ([-13.0] * 5, {"equals": -10}, NOT, 0.2),

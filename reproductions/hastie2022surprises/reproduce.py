@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from phenomena.curves import peak_ratio
 from phenomena.program import Values, main
 from phenomena.regression import (
     excess_risk,
@@ -24,7 +25,8 @@ SETTINGS = {
     "laptop": {"n": 200, "draws": 20},
     "paper": {"n": 1000, "draws": 200},
 }
-GAMMA = [0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0]  # p/n, and n/p sample-wise
+# p/n, and n/p sample-wise
+GAMMA = [0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0]
 SIGMA2, SNR, WEAK_SNR, DECAY = 1.0, 5.0, 0.5, 2.0
 
 
@@ -75,6 +77,7 @@ def model_wise(n: int, draws: int, generator: torch.Generator) -> dict[str, floa
         "peak_ridge": median(at[1.0][1]),
         "wide": median(at[5.0][0]),
         "wide_ridge": median(at[5.0][1]),
+        "ridge_peak_ratio": peak_ratio([fmean(ridged) for _, ridged in runs]),
         "ridge_double": fmean(at[2.0][1]),
         "ridge_theory_double": float(ridge_risk(2.0, optimal_ridge(2.0, SNR, 1.0), SNR * SIGMA2, SIGMA2)),
         "best_wide": min(fmean(at[g][0]) for g in GAMMA if g > 1),
@@ -95,6 +98,7 @@ def sample_wise(p: int, draws: int, generator: torch.Generator) -> dict[str, flo
         "samples_ridge": [median(ridged) for _, ridged in runs],
         "few": median(at[0.3][0]),
         "as_many": median(at[1.0][0]),
+        "samples_ridge_peak_ratio": peak_ratio([fmean(ridged) for _, ridged in runs]),
         "few_ridge": median(at[0.3][1]),
         "as_many_ridge": median(at[1.0][1]),
     }

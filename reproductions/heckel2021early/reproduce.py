@@ -11,6 +11,7 @@ from phenomena.data import gaussian_design, linear_labels, load, with_label_nois
 from phenomena.early_stopping import decoupled_risk, equalising_stepsizes, risk_path
 from phenomena.networks import cnn5
 from phenomena.program import Values, main
+from phenomena.regression import min_norm_risk
 from phenomena.training import cross_entropy, error_rate, train
 
 # p features in each of the two blocks; n samples; draws: data sets that one seed averages over; steps of the network.
@@ -30,60 +31,61 @@ def iterates(last: float, count: int = 200) -> Tensor:
     return torch.logspace(0, np.log10(last), count, dtype=torch.float64).round().unique()
 
 
-def paths(
-    n: int, p: int, scales: tuple[float, float], equalise: bool, draws: int, generator: torch.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean risk over draws at each iterate (m,), and the decoupled theory (m,)."""
-    s = torch.tensor(scales, dtype=torch.float64).repeat_interleave(p)
-    eta = equalising_stepsizes(s, ETA) if equalise else torch.full_like(s, ETA)
+def paths(n: int, p: int, draws: int, generator: torch.Generator) -> dict[str, np.ndarray]:
+    """Mean risks over draws at each iterate, (m,): all variants run on the same draws of features and noise.
+
+    "one" stepsize, "scaled" stepsizes 1/s², and "same": all features of scale 1, with each block's signal kept.
+    """
     k, sigma2 = iterates(1e5), NOISE_TO_N * n * 100 / p
-    risks = []
+    s = torch.tensor(SCALES, dtype=torch.float64).repeat_interleave(p)
+    one = torch.ones_like(s)
+    runs: dict[str, list[np.ndarray]] = {"one": [], "scaled": [], "same": []}
     for _ in range(draws):
         theta = torch.randn(2 * p, generator=generator, dtype=torch.float64)
-        for block, norm in ((slice(0, p), NORMS[0]), (slice(p, None), NORMS[1])):
-            # the energy s²θ² of each block does not depend on its scale, so that only the clocks change
-            theta[block] *= norm * (SCALES[0 if norm == NORMS[0] else 1] / s[block][0]) / theta[block].norm()
-        X = gaussian_design(n, s, generator)
-        y = linear_labels(X, theta, sigma2**0.5, generator)
-        risks.append(risk_path(X, y, s, theta, eta, k).numpy())
-        theory = decoupled_risk(k.numpy(), s, theta, eta, sigma2, n)  # only the blocks' norms matter: one for all
-    return np.mean(risks, axis=0), theory
+        theta = torch.cat([norm * block / block.norm() for norm, block in zip(NORMS, theta.split(p), strict=True)])
+        Z = gaussian_design(n, one, generator)
+        y = linear_labels(Z * s, theta, sigma2**0.5, generator)
+        variants = {"one": (s, ETA * one), "scaled": (s, equalising_stepsizes(s, ETA)), "same": (one, ETA * one)}
+        for name, (scale, eta) in variants.items():
+            # θ s / scale: the same labels, explained by features of another scale
+            runs[name].append(risk_path(Z * scale, y, scale, theta * s / scale, eta, k).numpy())
+    return {name: np.mean(run, axis=0) for name, run in runs.items()} | {
+        # only the norms of the blocks matter to the theory: any draw's θ gives it
+        "theory": decoupled_risk(k.numpy(), s, theta, ETA * one, sigma2, n),
+        "theory_scaled": decoupled_risk(k.numpy(), s, theta, equalising_stepsizes(s, ETA), sigma2, n),
+    }
 
 
 def linear(p: int, n: int, draws: int, generator: torch.Generator) -> dict[str, float | list[float]]:
     """Double descent at one stepsize, none at stepsizes 1/s², none when the features have one scale."""
-    risk, theory = paths(n, p, SCALES, False, draws, generator)
-    scaled, scaled_theory = paths(n, p, SCALES, True, draws, generator)
-    same, _ = paths(n, p, (1.0, 1.0), False, draws, generator)
-    same_scaled, _ = paths(n, p, (1.0, 1.0), True, draws, generator)
+    found = paths(n, p, draws, generator)
+    risk, theory = found["one"], found["theory"]
     first, peak, second = valleys(theory)
-    sizes = [n // 2, n, 2 * n, 4 * n]
-    gaps = []
-    for size in sizes:
-        r, t = paths(size, p, SCALES, False, max(2, draws // 2), generator)
-        gaps.append(float(np.abs(r / t - 1).max()))
+    sizes = [n, 2 * n, 4 * n, 8 * n]
+    more = [found, *(paths(size, p, draws, generator) for size in sizes[1:])]
     return {
         "iterate": iterates(1e5).tolist(),
         "risk": risk.tolist(),
         "theory": theory.tolist(),
-        "risk_scaled": scaled.tolist(),
-        "theory_scaled": scaled_theory.tolist(),
-        "risk_one_scale": same.tolist(),
+        "risk_scaled": found["scaled"].tolist(),
+        "theory_scaled": found["theory_scaled"].tolist(),
+        "risk_one_scale": found["same"].tolist(),
         "peak_ratio": peak_ratio(risk),
         "peak_ratio_theory": peak_ratio(theory),
-        "peak_ratio_scaled": peak_ratio(scaled),
-        "peak_ratio_one_scale": peak_ratio(same),
+        "peak_ratio_scaled": peak_ratio(found["scaled"]),
+        "peak_ratio_one_scale": peak_ratio(found["same"]),
         "first_valley": float(risk[: peak + 1].min()),
         "first_valley_theory": float(theory[first]),
         "second_valley": float(risk[peak:].min()),
         "second_valley_theory": float(theory[second]),
+        "last": float(risk[-1]),
+        # at the end all coordinates are fitted: the noise of least squares, with p -> 2p features
+        "last_theory": float(min_norm_risk(n, 2 * p, 0.0, NOISE_TO_N * n * 100 / p)),
         "best": float(risk.min()),
-        "best_scaled": float(scaled.min()),
-        "best_scaled_theory": float(scaled_theory.min()),
-        "best_one_scale": float(same.min()),
-        "best_one_scale_scaled": float(same_scaled.min()),
+        "best_scaled": float(found["scaled"].min()),
+        "best_scaled_theory": float(found["theory_scaled"].min()),
         "sizes": sizes,
-        "gap": gaps,
+        "gap": [float(np.abs(f["one"] / f["theory"] - 1).max()) for f in more],
     }
 
 
@@ -122,41 +124,51 @@ def half_squared_error(f: Tensor, y: Tensor) -> Tensor:
 
 
 def two_layers(steps: int, seed: int) -> dict[str, float | list[float]]:
-    """Early stopping with one rate for both layers, and with a slower last layer; with and without noise."""
-    one, slower, slow_first = (0.03, 0.03), (0.1, 0.001), (0.0001, 0.03)
-    noisy, noisy_scaled = two_layer_path(1.0, one, steps, seed), two_layer_path(1.0, slower, steps, seed)
-    clean, clean_scaled = two_layer_path(0.0, one, steps, seed), two_layer_path(0.0, slower, steps, seed)
-    superposed = two_layer_path(1.0, slow_first, 3 * steps, seed)
+    """Early stopping with one rate for both layers, with a slower last layer, and with a slower first layer."""
+    equal, slow_last, slow_first = (0.03, 0.03), (0.03, 0.001), (0.0001, 0.03)
+    risk, scaled = two_layer_path(1.0, equal, steps, seed), two_layer_path(1.0, slow_last, steps, seed)
     return {
         "net_step": sorted(set(iterates(steps, 60).int().tolist())),
-        "net_risk": noisy.tolist(),
-        "net_risk_scaled": noisy_scaled.tolist(),
-        "net_best": float(noisy.min()),
-        "net_best_scaled": float(noisy_scaled.min()),
-        "net_best_clean": float(clean.min()),
-        "net_best_clean_scaled": float(clean_scaled.min()),
-        "net_peak_ratio": peak_ratio(superposed),
+        "net_risk": risk.tolist(),
+        "net_risk_scaled": scaled.tolist(),
+        "net_best": float(risk.min()),
+        "net_best_scaled": float(scaled.min()),
+        "net_peak_ratio": peak_ratio(two_layer_path(1.0, slow_first, 3 * steps, seed)),
     }
+
+
+def augmented(X: Tensor, generator: torch.Generator) -> Tensor:
+    """Images (n, c, h, w), half of them mirrored, each shifted by up to 4 pixels, zeros moving in."""
+    n, c, h, w = X.shape
+    flip = torch.rand(n, 1, 1, 1, generator=generator) < 0.5
+    X = torch.nn.functional.pad(torch.where(flip.to(X.device), X.flip(-1), X), (4, 4, 4, 4))
+    top, left = torch.randint(0, 9, (2, n, 1), generator=generator).to(X.device)
+    rows, columns = top + torch.arange(h, device=X.device), left + torch.arange(w, device=X.device)
+    i, j = torch.arange(n, device=X.device)[:, None, None, None], torch.arange(c, device=X.device)[:, None, None]
+    return X[i, j, rows[:, None, :, None], columns[:, None, None, :]]
 
 
 def cnn(rate_last: float, epochs: int, seed: int) -> Iterator[float]:
     """Test accuracy in % after each epoch of the five-layer CNN on CIFAR-10 with 20 % wrong labels.
 
-    Rate 0.1 for the four convolutional layers, `rate_last` for the last layer; batches of 128, no decay.
+    Rate 0.1 for the four convolutional layers, `rate_last` for the last layer, over √(1 + epoch); batches of 128,
+    standardised channels, mirrored and shifted images.
     """
     data = load("cifar10", download=True, seed=seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    X = data.X_train.view(-1, *data.image_shape).to(device)
-    y = with_label_noise(data.y_train, 0.2, data.n_classes, seed).to(device)
-    X_test, y_test = data.X_test.view(-1, *data.image_shape).to(device), data.y_test.to(device)
+    X, X_test = (part.view(-1, *data.image_shape).to(device) for part in (data.X_train, data.X_test))
+    mean, std = X.mean((0, 2, 3), keepdim=True), X.std((0, 2, 3), keepdim=True)
+    X, X_test = (X - mean) / std, (X_test - mean) / std
+    y, y_test = with_label_noise(data.y_train, 0.2, data.n_classes, seed).to(device), data.y_test.to(device)
     generator = torch.Generator().manual_seed(seed)
     model = cnn5(data.image_shape, 64, data.n_classes, generator).to(device)
-    optimizer = torch.optim.SGD(
-        [{"params": model[:-1].parameters(), "lr": 0.1}, {"params": model[-1].parameters(), "lr": rate_last}]
-    )
+    layers = ((list(model[:-1].parameters()), 0.1), (list(model[-1].parameters()), rate_last))
     for epoch in range(epochs):
+        slower = (1 + epoch) ** -0.5
+        optimizer = torch.optim.SGD([{"params": params, "lr": rate * slower} for params, rate in layers])
         model.train()
-        train(model, X, y, cross_entropy, optimizer, len(y) // 128, 128, generator, label=f"CNN, epoch {epoch}")
+        images = augmented(X, generator)
+        train(model, images, y, cross_entropy, optimizer, len(y) // 128, 128, generator, label=f"CNN, epoch {epoch}")
         model.eval()
         parts = zip(X_test.split(1000), y_test.split(1000), strict=True)
         yield 100 * (1 - float(np.mean([error_rate(model, *part) for part in parts])))

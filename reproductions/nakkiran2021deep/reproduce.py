@@ -14,12 +14,12 @@ from phenomena.ensembles import train_ensemble
 from phenomena.features import random_relu, relu_features
 from phenomena.networks import cnn5, mlp
 from phenomena.program import Values, main
-from phenomena.regression import min_norm
+from phenomena.regression import min_norm, ridge
 from phenomena.training import Loss, cosine, cross_entropy, error_rate, squared_loss, train
 
 # n samples and draws of the random features; n samples, steps and widths of the trained networks.
 SETTINGS = {
-    "smoke": {"n": 60, "draws": 2, "n_net": 100, "steps": 200, "widths": (1, 2, 4, 16, 48)},
+    "smoke": {"n": 60, "draws": 2, "n_net": 60, "steps": 400, "widths": (1, 2, 4, 16, 48, 96)},
     "laptop": {
         "n": 300, "draws": 5, "n_net": 300, "steps": 2000,
         "widths": (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32, 48, 64, 96),
@@ -32,18 +32,29 @@ SETTINGS = {
 INITS = 5
 NOISE = 0.2
 RATIOS = (0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)  # p/n and, sample-wise, n/p
-TEST = 597  # digits kept for testing: the other 1200 are there to train on
+TEST, VALIDATION = 597, 200  # digits kept for testing, and for choosing the ridge; the other 1000 are there to train on
+LAMBDAS = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
-def feature_errors(data: Dataset, n: int, p: int, seed: int, generator: torch.Generator) -> tuple[float, float]:
-    """Test errors of minimum norm on p random ReLU features of the first n digits: noisy labels, true labels."""
+def feature_errors(data: Dataset, n: int, p: int, seed: int, generator: torch.Generator) -> tuple[float, float, float]:
+    """Test errors on p random ReLU features of the first n digits: minimum norm with noisy and true labels, and ridge.
+
+    The ridge penalty for the noisy labels is the best of LAMBDAS on VALIDATION digits that no fit sees.
+    """
     X, y = data.X_train[:n].double(), data.y_train[:n]
     W = random_relu(X.shape[1], p, generator)
     noisy = with_label_noise(y, NOISE, data.n_classes, seed)
-    targets = torch.cat([F.one_hot(labels, data.n_classes) for labels in (noisy, y)], dim=1).double()
-    outputs = relu_features(data.X_test.double(), W) @ min_norm(relu_features(X, W), targets)
-    wrong = [(f.argmax(1) != data.y_test).double().mean() for f in outputs.split(data.n_classes, dim=1)]
-    return float(wrong[0]), float(wrong[1])
+    Y, Y_true = (F.one_hot(labels, data.n_classes).double() for labels in (noisy, y))
+    Phi, Phi_test = relu_features(X, W), relu_features(data.X_test.double(), W)
+    Phi_valid = relu_features(data.X_train[-VALIDATION:].double(), W)
+
+    def error(features: Tensor, B: Tensor, labels: Tensor) -> float:
+        return float(((features @ B).argmax(1) != labels).double().mean())
+
+    B, B_true = min_norm(Phi, torch.cat([Y, Y_true], dim=1)).split(data.n_classes, dim=1)
+    ridged = [ridge(Phi, Y, lam) for lam in LAMBDAS]
+    tuned = min(ridged, key=lambda B: error(Phi_valid, B, data.y_train[-VALIDATION:]))
+    return error(Phi_test, B, data.y_test), error(Phi_test, B_true, data.y_test), error(Phi_test, tuned, data.y_test)
 
 
 def features(n: int, draws: int, seed: int) -> dict[str, float | list[float]]:
@@ -51,28 +62,25 @@ def features(n: int, draws: int, seed: int) -> dict[str, float | list[float]]:
     data = load("digits", n_test=TEST, seed=seed)
     generator = torch.Generator().manual_seed(seed)
 
-    def mean(n_: int, p: int) -> tuple[float, float]:
+    def mean(n_: int, p: int) -> tuple[float, ...]:
         runs = [feature_errors(data, n_, p, 1000 * seed + draw, generator) for draw in range(draws)]
-        return fmean(noisy for noisy, _ in runs), fmean(clean for _, clean in runs)
+        return tuple(fmean(column) for column in zip(*runs, strict=True))
 
     widths = dict(zip(RATIOS, (mean(n, round(r * n)) for r in RATIOS), strict=True))
-    few_ratios = [r for r in RATIOS if r * n <= len(data.y_train)]
+    few_ratios = [r for r in RATIOS if r * n <= len(data.y_train) - VALIDATION]
     samples = dict(zip(few_ratios, (mean(round(r * n), n) for r in few_ratios), strict=True))
-    return {
-        "ratio": list(RATIOS),
-        "feature_error": [noisy for noisy, _ in widths.values()],
-        "feature_error_clean": [clean for _, clean in widths.values()],
-        "feature_peak": widths[1.0][0],
-        "feature_wide": widths[10.0][0],
-        "feature_peak_clean": widths[1.0][1],
-        "feature_wide_clean": widths[10.0][1],
-        "sample_ratio": few_ratios,
-        "sample_error": [noisy for noisy, _ in samples.values()],
-        "sample_error_clean": [clean for _, clean in samples.values()],
-        "sample_few": samples[0.4][0],
-        "sample_as_many": samples[1.0][0],
-        "sample_many": samples[few_ratios[-1]][0],
-    }
+    values: dict[str, float | list[float]] = {"ratio": list(RATIOS), "sample_ratio": few_ratios}
+    for i, kind in enumerate(("", "_clean", "_ridge")):
+        values |= {
+            f"feature_error{kind}": [errors[i] for errors in widths.values()],
+            f"feature_peak{kind}": widths[1.0][i],
+            f"feature_wide{kind}": widths[10.0][i],
+            f"sample_error{kind}": [errors[i] for errors in samples.values()],
+            f"sample_few{kind}": samples[0.4][i],
+            f"sample_as_many{kind}": samples[1.0][i],
+            f"sample_peak_ratio{kind}": peak_ratio([errors[i] for errors in samples.values()]),
+        }
+    return values | {"sample_many": samples[few_ratios[-1]][0]}
 
 
 def network_curves(
@@ -98,18 +106,16 @@ def network_curves(
     )  # fmt: skip
 
     @torch.no_grad()
-    def numbers(model: nn.Module) -> tuple[float, float, float]:
-        test, fit = model(X_test), model(X)
-        risk = 2 * loss(test, targets(data.y_test % 2)) if squared else loss(test, data.y_test % 2)
-        wrong = [
-            ((f[:, 0] > 0).long() if squared else f.argmax(1)) != y
-            for f, y in ((test, data.y_test % 2), (fit, labels))
-        ]
-        return float(risk), float(wrong[0].double().mean()), float(wrong[1].double().mean())
+    def numbers(model: nn.Module) -> list[float]:
+        row = []
+        for f, y in ((model(X_test), data.y_test % 2), (model(X), labels)):
+            wrong = ((f[:, 0] > 0).long() if squared else f.argmax(1)) != y
+            risk = 2 * loss(f, targets(y)) if squared else loss(f, y)  # (f - y)² without the loss's 1/2, or nats
+            row += [float(risk), float(wrong.double().mean())]
+        return row
 
-    table = np.array([numbers(model) for model in models]).reshape(len(widths), INITS, 3)
-    risk, test_error, train_error = np.median(table, axis=1).T.tolist()
-    return {"risk": risk, "error": test_error, "train_error": train_error}
+    table = np.array([numbers(model) for model in models]).reshape(len(widths), INITS, 4)
+    return dict(zip(("risk", "error", "train_risk", "train_error"), np.median(table, axis=1).T.tolist(), strict=True))
 
 
 def networks(n: int, widths: tuple[int, ...], steps: int, seed: int) -> dict[str, float | list[float]]:
@@ -121,6 +127,10 @@ def networks(n: int, widths: tuple[int, ...], steps: int, seed: int) -> dict[str
     clean = network_curves(data, parity, widths, steps, squared_loss, seed)
     entropy = network_curves(data, noisy, widths, steps, cross_entropy, seed)
     first, peak, second = valleys(net["risk"])
+
+    def smallest(fit: list[float]) -> int:
+        return next(w for w, e in zip(widths, fit, strict=True) if e <= 0.01)
+
     values: dict[str, float | list[float]] = {
         f"net{name}_{key}": curve
         for name, curves in (("", net), ("_clean", clean), ("_entropy", entropy))
@@ -133,11 +143,19 @@ def networks(n: int, widths: tuple[int, ...], steps: int, seed: int) -> dict[str
         "net_error_ratio": peak_ratio(net["error"]),
         "net_error_ratio_clean": peak_ratio(clean["error"]),
         "net_error_ratio_entropy": peak_ratio(entropy["error"]),
+        "net_peak_ratio_entropy": peak_ratio(entropy["risk"]),
+        "net_peak_width_entropy": widths[int(np.argmax(entropy["risk"]))],
+        "net_threshold_width_entropy": smallest(entropy["train_error"]),
+        "net_constant_risk": float(((2.0 * noisy - 1).mean() - (2.0 * (data.y_test % 2) - 1)).square().mean()),
+        "net_risk_first": net["risk"][0],
+        "net_risk_peak": net["risk"][peak],
+        "net_risk_last": net["risk"][-1],
         "net_error_first": net["error"][first],
         "net_error_peak": net["error"][peak],
         "net_error_second": net["error"][second],
         "net_peak_width": widths[peak],
-        "net_threshold_width": next(w for w, e in zip(widths, net["train_error"], strict=True) if e <= 0.01),
+        "net_threshold_width": smallest(net["train_error"]),
+        "net_fit_width": smallest(net["train_risk"]),
         # n equations for width (d + 2) weights
         "net_equations_width": n / (data.X_train.shape[1] + 2),
     }
@@ -147,7 +165,7 @@ CNN_WIDTHS = (1, 2, 4, 6, 8, 10, 12, 16, 24, 32, 64)
 
 
 def cifar10(
-    seed: int, widths: tuple[int, ...] = CNN_WIDTHS, steps: int = 200_000
+    seed: int, widths: tuple[int, ...] = CNN_WIDTHS, steps: int = 500_000
 ) -> dict[str, float | list[float]]:
     """Five-layer CNNs of channels k to 8k on CIFAR-10 with 20 % wrong labels: SGD 0.1/√(1 + step/512), batch 128."""
     data = load("cifar10", download=True, seed=seed)
