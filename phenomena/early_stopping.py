@@ -12,17 +12,25 @@ from torch import Tensor
 
 
 def decoupled_risk(
-    k: ArrayLike, s: ArrayLike, theta: ArrayLike, eta: ArrayLike, sigma2: float, n: int
+    k: ArrayLike,
+    s: ArrayLike,
+    theta: ArrayLike,
+    eta: ArrayLike,
+    sigma2: float,
+    n: int,
 ) -> NDArray:
-    """R(k) = Σ_i s_i² θ_i² (1 - η_i s_i²)^{2k} + (σ²/n) Σ_i (1 - (1 - η_i s_i²)^k)², for iterates k (m,).
+    """R(k) for iterates k (m,), scales s, parameters θ and stepsizes η (d,).
 
-    Excess risk if every coordinate were learned alone, as it is for n much larger than d: each coordinate is one
-    bias-variance trade-off, over by the time 1 / (η_i s_i²) (Heckel & Yilmaz 2021, Theorem 1).
+    Excess risk if every coordinate were learned alone, as it is for n much
+    larger than d: each coordinate is one bias-variance trade-off, over by
+    step 1 / (η_i s_i²) (Heckel & Yilmaz 2021, Theorem 1).
     """
     k = np.atleast_1d(np.asarray(k, float))[:, None]
     s, theta = np.asarray(s, float), np.asarray(theta, float)
-    shrink = (1 - np.asarray(eta, float) * s**2) ** k
-    return (s**2 * theta**2 * shrink**2).sum(1) + sigma2 / n * ((1 - shrink) ** 2).sum(1)
+    q = (1 - np.asarray(eta, float) * s**2) ** k
+    bias = (s**2 * theta**2 * q**2).sum(1)
+    variance = sigma2 / n * ((1 - q) ** 2).sum(1)
+    return bias + variance
 
 
 def risk_path(X: Tensor, y: Tensor, s: Tensor, theta: Tensor, eta: Tensor, k: Tensor) -> Tensor:

@@ -37,12 +37,16 @@ def excess_risk(beta_hat: Tensor, beta: Tensor) -> float:
     return float(((beta_hat - beta) ** 2).sum())
 
 
-def min_norm_risk(n: int, p: ArrayLike, r2: ArrayLike, sigma2: ArrayLike) -> NDArray:
-    """E R of the minimum-norm solution, exact at every finite n and p; infinite for |p - n| <= 1.
+def min_norm_risk(
+    n: int, p: ArrayLike, r2: ArrayLike, sigma2: ArrayLike
+) -> NDArray:
+    """E R of the minimum-norm solution, exact at every finite n and p.
 
-    σ² p / (n - p - 1)                        for p < n - 1  (mean of an inverse Wishart matrix)
-    r² (1 - n/p) + σ² n / (p - n - 1)         for p > n + 1  (r² lost in the directions without data)
-    As n, p → ∞ with p/n = γ this is Theorem 1 of Hastie et al. (2022).
+    σ² p / (n - p - 1)                       for p < n - 1
+    r² (1 - n/p) + σ² n / (p - n - 1)        for p > n + 1
+    and infinite between: the noise term is the trace of an inverse Wishart
+    mean, and r² n/p is what lies in the span of the data. As n, p → ∞ with
+    p/n = γ this is Theorem 1 of Hastie et al. (2022).
     """
     p, r2, sigma2 = np.broadcast_arrays(np.asarray(p, float), r2, sigma2)
     with np.errstate(divide="ignore"):
