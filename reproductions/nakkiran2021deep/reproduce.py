@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from phenomena.curves import peak_ratio, valleys
+from phenomena.curves import peak_ratio
 from phenomena.data import Dataset, load, with_label_noise
 from phenomena.ensembles import train_ensemble
 from phenomena.features import random_relu, relu_features
@@ -126,7 +126,9 @@ def networks(n: int, widths: tuple[int, ...], steps: int, seed: int) -> dict[str
     net = network_curves(data, noisy, widths, steps, squared_loss, seed)
     clean = network_curves(data, parity, widths, steps, squared_loss, seed)
     entropy = network_curves(data, noisy, widths, steps, cross_entropy, seed)
-    first, peak, second = valleys(net["risk"])
+    # the highest point and the lowest ones at its sides: a curve without a peak has them too, and a peak ratio of 1
+    peak = int(np.argmax(net["risk"]))
+    first, second = int(np.argmin(net["risk"][: peak + 1])), peak + int(np.argmin(net["risk"][peak:]))
 
     def smallest(fit: list[float]) -> int:
         return next(w for w, e in zip(widths, fit, strict=True) if e <= 0.01)
