@@ -1,15 +1,16 @@
-"""What a lab notebook needs of Jupyter: open TODOs as one line instead of a traceback, and knobs.
+"""What a lab notebook needs of Jupyter: open TODOs as one line instead of a traceback, knobs, and a summary.
 
 `%load_ext phenomena.lab` in a notebook's first cell turns the first on.
 """
 
 import ast
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
+from types import ModuleType
 from typing import Any
 
-from phenomena.checks import is_open_todo
+from phenomena.checks import Verdict, exercises, is_open_todo
 
 
 def open_todo(todo: str, waits: str = "") -> str:
@@ -98,3 +99,35 @@ def live(picture: Callable[..., None], **knobs: Any) -> None:
         widget.style.description_width = "12em"
         widget.layout.width = "28em"
     display(panel)
+
+
+def summary(checks: ModuleType, names: Mapping[str, Any]) -> None:
+    """Print what is done, wrong and open: every check of a lab on the function of its name, `globals()` say.
+
+    The checks run anew and in silence, so the summary holds for what the functions are now.
+    """
+    from IPython.utils.capture import capture_output
+
+    lines, left, count = [], [], {"right": 0, "wrong": 0, "open": 0}
+    for check in exercises(checks):
+        with capture_output():
+            verdict = (
+                check(names[check.name])
+                if check.name in names
+                else Verdict(check.name, "open", "run the cell of the exercise first.")
+            )
+        count[verdict.status] += 1
+        line = f"{verdict.mark} {check.number} {check.name}"
+        if verdict.status != "right":
+            left.append(check)
+            line += f" ({check.minutes} min): {verdict.message}"
+        lines.append(line)
+    done = ", ".join(f"{number} {status}" for status, number in count.items())
+    if left:
+        minutes = sum(check.minutes for check in left)
+        lines.append(f"{done}; about {minutes} minutes left. Next: exercise {left[0].number} ({left[0].name}).")
+    else:
+        lines.append(
+            f"All {len(lines)} exercises are right. Next: the chapter, for the theory and the papers behind it."
+        )
+    print("\n".join(lines))

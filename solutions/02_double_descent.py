@@ -18,9 +18,9 @@
 # 2. the test-error curve of random features on real digits,
 # 3. the risk of gradient descent, iterate by iterate, and the stepsizes that remove its second valley.
 #
-# Five exercises, about 75 minutes. Dots give the difficulty: ● a line or two once you see it, ●● several lines. Each
-# exercise has a contract (its docstring), folded hints, and a check to run at once. The chapter *Double descent* of the
-# book has the theory.
+# Five exercises, about 70 minutes. Dots give the difficulty: ● a line or two once you see it, ●● several lines. Each
+# exercise has a contract (its signature and docstring), folded hints, and a check to run at once; the last cell shows
+# what is done and what is open. The chapter *Double descent* of the book has the theory.
 
 # %%
 # %load_ext phenomena.lab
@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from phenomena.checks import double_descent as check
+from phenomena.lab import summary
 from phenomena.plotting import theory, threshold, use_style
 
 use_style()
@@ -91,7 +92,7 @@ check.min_norm(min_norm)
 def ridge(X: Tensor, y: Tensor, lam: float) -> Tensor:
     """The ridge solution (XᵀX/n + λI)⁻¹ Xᵀy/n.
 
-    X (n, p) and y (n,) of one dtype, λ > 0 in the units of XᵀX/n; returns (p,).
+    X (n, p) and y (n,) of one dtype, λ > 0 in the units of XᵀX/n; returns (p,) in that dtype.
     """
     # SOLUTION TODO 2 (ridge)
     U, s, Vh = torch.linalg.svd(X, full_matrices=False)
@@ -187,7 +188,8 @@ def feature_errors(
 ) -> list[float]:
     """Test error, a fraction in [0, 1], of minimum norm on p random ReLU features, for each p in widths.
 
-    X (n, d) floating point, y (n,) integer labels from 0; one draw of W for each width, in the order of `widths`.
+    X (n, d) floating point; y (n,) integer labels 0, 1, ..., K-1, all of which are in y_train, not always in y_test.
+    One draw of W for each width, in the order of `widths`.
     """
     # SOLUTION TODO 3 (feature_errors)
     Y = torch.nn.functional.one_hot(y_train).to(X_train.dtype)
@@ -260,16 +262,16 @@ for p in (200, 220, 260):
 #
 # ### Exercise 4 ● (10 min)
 #
+# Write $R$ for all the numbers of steps in `k` at once.
+#
 # <details><summary>Hint</summary>Give k the shape (m, 1), so that it broadcasts against the d coordinates.</details>
 
 
 # %%
-def descent_risk(
-    k: np.ndarray, s: np.ndarray, theta: np.ndarray, eta: np.ndarray, sigma2: float, n: int
-) -> np.ndarray:
+def descent_risk(k: np.ndarray, s: np.ndarray, theta: np.ndarray, eta: np.ndarray, sigma2: float, n: int) -> np.ndarray:
     """Excess risk R(k) of gradient descent after each number of steps in k.
 
-    k (m,) integers; s, theta, eta (d,); noise variance sigma2 = σ²; returns (m,) in squared units of y.
+    k (m,) integers; s, theta, eta (d,) floating point; noise variance sigma2 = σ²; returns (m,) in squared units of y.
     """
     # SOLUTION TODO 4 (descent_risk)
     unlearned = (1 - eta * s**2) ** k[:, None]
@@ -303,7 +305,10 @@ one_step = descent_risk(k, s, theta, np.full(200, 0.05), sigma2, n)
 
 # %%
 def one_clock(s: np.ndarray, eta: float) -> np.ndarray:
-    """Stepsizes (d,) for features of scales s (d,) that learn all of them at one pace; the largest s keeps `eta`."""
+    """Stepsizes at which features of scales s are all learned at one pace; the feature of largest s keeps `eta`.
+
+    s (d,) floating point, positive; returns (d,) in its dtype. s is not changed.
+    """
     # SOLUTION TODO 5 (one_clock)
     return eta * s.max() ** 2 / s**2
     # END SOLUTION
@@ -354,3 +359,11 @@ plt.show()
 # moves the features so that the model misses less, so that there is less to amplify? Design a measurement that could tell: which
 # quantity would you record while the first layer learns, what would it have to do at the threshold, and what would
 # prove you wrong? Papers that you can reproduce on this are listed at the end of the chapter.
+
+# %% [markdown]
+# ## Where you stand
+#
+# The last cell checks every exercise anew. Run it whenever you like.
+
+# %%
+summary(check, globals())

@@ -1,6 +1,7 @@
 """The generator of labs on one small source per defect, and what a lab needs of Jupyter."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,35 +10,22 @@ import nbformat
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.testing.globalipapp import start_ipython
+from lab_fixtures import CHECKS, SOURCE, write_lab
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "solutions"))
 import build  # noqa: E402
 
-GOOD = '''# %% [markdown]
-# # A lab
-
-# %%
-def double(x):
-    """Twice x."""
-    # SOLUTION TODO 1 (double)
-    twice_of_it = 2 * x
-    return twice_of_it
-    # END SOLUTION
-
-
-print("checked")
-'''
+SOURCES = sorted((ROOT / "solutions").glob("[0-9]*.py"))
 
 
 @pytest.fixture
-def made(tmp_path):
+def made(tmp_path, monkeypatch):
     """Write a source with its solution (as if executed) and lab; returns (source, labs folder)."""
 
-    def make(text=GOOD):
-        source, labs = tmp_path / "01_topic.py", tmp_path / "labs"
+    def make(text=SOURCE, checks=CHECKS):
+        source, labs = write_lab(tmp_path, monkeypatch, text, checks), tmp_path / "labs"
         labs.mkdir(exist_ok=True)
-        source.write_text(text, encoding="utf-8")
         solution, lab = build.make(source)
         for cell in solution.cells:
             if cell.cell_type == "code":
@@ -63,9 +51,9 @@ def test_a_lab_is_its_solution_without_the_solved_lines(made):
     nbformat.validate(lab)
     nbformat.validate(solution)
     assert "twice_of_it" not in str(lab)
-    assert 'raise NotImplementedError("TODO 1 (double)")' in lab.cells[1].source
+    assert 'raise NotImplementedError("TODO 1 (double)")' in lab.cells[3].source
     assert "SOLUTION" not in str(solution)
-    assert "twice_of_it" in solution.cells[1].source
+    assert "twice_of_it" in solution.cells[3].source
 
 
 def test_made_twice_is_the_same_bytes(made):
@@ -76,34 +64,106 @@ def test_made_twice_is_the_same_bytes(made):
     assert b"\r" not in first
 
 
+MARK = "    # SOLUTION TODO 1 (double)\n"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "hint"),
     [
-        ("    # END SOLUTION\n", "", "not closed"),
-        ("    # SOLUTION TODO 1 (double)\n", "", "END SOLUTION without"),
-        ("    # END SOLUTION", "    # SOLUTION TODO 2 (x)\n    # END SOLUTION", "inside another"),
-        ('print("checked")', "twice_of_it = 2 * x", "would hold the solution line"),
+        ("    # END SOLUTION\n\n\ncheck.double", "\n\ncheck.double", "not closed"),
+        (MARK, "", "END SOLUTION without"),
+        ("    twice_of_it = x * 2\n", "    # SOLUTION TODO 2 (x)\n", "inside another"),
+        (MARK, "    # SOLUTION double\n", "must read `# SOLUTION TODO 1"),
+        (MARK, "    # SOLUTION TODO one (double)\n", "must read `# SOLUTION TODO 1"),
+        ("\n\ncheck.double", MARK + "    pass\n    # END SOLUTION\n\ncheck.double", "2 SOLUTION marks"),
+        ("SIZE = 3", "twice_of_it = x * 2", "would hold the solution line"),
+        ("Twice is two times.", "twice_of_it = x * 2", "would hold the solution line"),
+        ("-> float:\n    \"\"\"Twice", "-> float\n    \"\"\"Twice", "no Python at line 1"),
     ],
-)
-def test_a_defect_of_a_source_is_one_line_with_the_mend(made, old, new, hint):
+)  # fmt: skip
+def test_a_defect_of_a_mark_is_one_line_with_the_mend(made, old, new, hint):
+    assert SOURCE.count(old) == 1
     with pytest.raises(build.SourceError, match=hint) as caught:
-        made(GOOD.replace(old, new))
+        build.problems(*made(SOURCE.replace(old, new)))
     assert "01_topic.py" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_source_without_exercise_is_refused(made):
     with pytest.raises(build.SourceError, match="no exercise"):
-        made("# %%\nprint(1)\n")
+        build.problems(*made("# %%\nprint(1)\n"))
+
+
+def test_a_source_without_a_module_of_checks_is_refused(tmp_path):
+    source = tmp_path / "01_never_heard_of.py"
+    source.write_text(SOURCE, encoding="utf-8")
+    with pytest.raises(build.SourceError, match=r"phenomena/checks/never_heard_of\.py is missing; write there"):
+        build.defects(source)
+
+
+ONE, TWO = "01_topic.py, exercise 1 (double): ", "01_topic.py, exercise 2 (fourfold): "
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("TODO 1 (double)", "TODO 3 (double)", "01_topic.py, exercise 3 (double): its mark says TODO 3, but it"),
+        ("### Exercise 1 ● (5 min)", "### Exercise 1 (5 min)", ONE + "the cell above lacks a heading of the form"),
+        ("### Exercise 1 ● (5 min)", "### Exercise 1 ● (5 minutes)", ONE + "the cell above lacks a heading"),
+        ("### Exercise 1 ●", "### Exercise 2 ●", ONE + "its heading says Exercise 2, its mark TODO 1"),
+        ("# ### Exercise 1 ● (5 min)\n", "", ONE + "the cell above lacks a heading"),
+        ("times.</details>\n\n", "times.</details>\n\n# %%\n1 + 1\n\n", ONE + "the cell above lacks a heading"),
+        ("(5 min)", "(6 min)", ONE + "its check says number 1 and 5 minutes, its heading 1 and 6"),
+        ("<details><summary>Hint</summary>Twice is two times.</details>", "Try.", ONE + "no folded hint above"),
+        ("<details><summary>Hint</summary>", "<details open><summary>Hint</summary>", ONE + "no folded hint above"),
+        ("code>.</details>", "code>.<details></details>", TWO + "a hint is not closed"),
+        ("double(x: float)", "double(x)", ONE + "no type for x: the signature"),
+        ("fourfold(x: float)", "fourfold(x: float, *more)", TWO + "no type for more"),
+        ("double(x: float) -> float:", "double(x: float):", ONE + "no type of what it returns"),
+        ('    """Twice x, a whole number if x is one."""\n', "", ONE + "no docstring"),
+        ("def double(", "def twice(", ONE + "its mark names double: put it inside a `def double(...)`"),
+        ("\n\ncheck.double(double)\n", "", ONE + "the cell must end with `check.double(double)`"),
+        ("check.double(double)\n", "check.double(fourfold)\n", ONE + "the cell must end with"),
+        ("check.double(double)\n", "check.double(double)\nprint(1)\n", ONE + "the cell must end with"),
+        ("check.double(double)\n", "check.double(double)\ncheck.double(double)\n", ONE + "the cell must end with"),
+        ("    # END SOLUTION\n\n\ncheck.fourfold(fourfold)", "\n\ncheck.fourfold(fourfold)\n    # END SOLUTION",
+         TWO + "the cell must end with `check.fourfold(fourfold)`, after # END SOLUTION"),
+        ("about 15\n", "about 20\n", "01_topic.py: the first cell must say `Two exercises, about 15 minutes`"),
+        ("Two exercises", "Three exercises", "01_topic.py: the first cell must say `Two exercises, about 15 minutes`"),
+        ("# %load_ext phenomena.lab\n", "", "01_topic.py: no line `%load_ext phenomena.lab`"),
+        ("topic as check", "topic as checks", "01_topic.py: no line `from phenomena.checks import topic as check`"),
+        ("from phenomena.lab import summary\n", "", "01_topic.py: no line `from phenomena.lab import summary`"),
+        ("summary(check, globals())\n", "print(1)\n", "01_topic.py: the last cell must be `summary(check, globals())`"),
+        ("globals())\n", "globals())\n\n# %% [markdown]\n# The end.\n", "01_topic.py: the last cell must be `summary"),
+    ],
+)  # fmt: skip
+def test_a_defect_of_an_exercise_is_a_line_that_names_it_and_the_mend(made, old, new, line):
+    assert SOURCE.count(old) == 1
+    source, labs = made(SOURCE.replace(old, new))
+    assert [found for found in build.problems(source, labs) if found.startswith(line)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("def fourfold", "def threefold", TWO + "no check: write fourfold in phenomena/checks/topic.py"),
+        ("def fourfold", "def threefold", "phenomena/checks/topic.py: threefold checks no exercise of 01_topic.py"),
+        ("@check(2, minutes=10", "@check(3, minutes=10", TWO + "its check says number 3 and 10 minutes, its heading 2"),
+        ("@check(2, minutes=10", "@check(2, minutes=20", TWO + "its check says number 2 and 20 minutes, its heading 2"),
+    ],
+)
+def test_a_check_that_does_not_fit_its_exercise_is_a_line(made, old, new, line):
+    source, labs = made(checks=CHECKS.replace(old, new))
+    assert [found for found in build.problems(source, labs) if found.startswith(line)]
 
 
 @pytest.mark.parametrize(
     ("which", "change", "hint"),
     [
-        ("lab", lambda nb: nb.cells[1].update(source="def double(x): return 2 * x"), "is not what 01_topic.py makes"),
+        ("lab", lambda nb: nb.cells[3].update(source="def double(x): return 2 * x"), "is not what 01_topic.py makes"),
         ("lab", lambda nb: nb.cells[1].update(outputs=[nbformat.v4.new_output("stream", text="x")]), "holds outputs"),
         ("lab", lambda nb: nb.cells[1].update(id=nb.cells[0].id), "share an id"),
-        ("solution", lambda nb: nb.cells[1].update(outputs=[]), "without outputs"),
+        ("solution", lambda nb: [c.update(outputs=[]) for c in nb.cells], "without outputs"),
         ("solution", lambda nb: nb.cells[0].update(source="# Other"), "is not what 01_topic.py makes"),
     ],
 )
@@ -129,12 +189,25 @@ def test_the_committed_labs_are_what_their_sources_make():
     assert done.returncode == 0, done.stderr
 
 
+def test_a_warning_on_stderr_is_no_failure_of_a_solution_and_another_value_is(tmp_path):
+    warns = 'import sys\nprint("mind", file=sys.stderr)\nprint({})'
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(warns.format(value)) for value in (1, 2)])
+    for cell in notebook.cells:
+        cell.update(execution_count=1, outputs=[nbformat.v4.new_output("stream", text="1\n")])
+    nbformat.write(notebook, tmp_path / "01_topic.ipynb")
+    shutil.copy(ROOT / "solutions/conftest.py", tmp_path)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--nbval-current-env", "--nbval", "."]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "1 failed, 1 passed" in done.stdout
+
+
 def test_an_unknown_source_is_one_line():
     done = subprocess.run(
         [sys.executable, ROOT / "solutions/build.py", "99_none"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert done.stderr == "no source solutions/99_none.py; there are: 02_double_descent\n"
+    names = ", ".join(source.stem for source in SOURCES)
+    assert done.stderr == f"no source solutions/99_none.py; there are: {names}\n"
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phenomena.checks import Wrong, check, compare, of_kind
+from phenomena.checks import Wrong, check, compare, of_kind, samples
 
 
 def _problems() -> Iterator[tuple[str, Tensor, Tensor]]:
-    """X and y: wide, tall, one sample, one feature, without full rank, not contiguous, float32."""
+    """X and y: wide and tall, plain and awkward, and some without full rank."""
     rng = torch.Generator().manual_seed(71)
 
     def draw(n: int, p: int) -> Tensor:
@@ -18,20 +18,17 @@ def _problems() -> Iterator[tuple[str, Tensor, Tensor]]:
 
     low, wide, near = draw(20, 3), draw(4, 9), draw(30, 4)
     near[:, 3] = near[:, 2] + 1e-4 * near[:, 3]
-    problems = {
-        "more features than samples": draw(7, 30),
-        "more samples than features": draw(30, 7),
-        "one sample": draw(1, 5),
-        "one feature": draw(6, 1),
-        "two equal features": torch.cat([low, low[:, :1]], dim=1),
-        "two equal features, float32": torch.cat([low, low[:, :1]], dim=1).float(),
-        "two features that differ by 1e-4": near,
-        "features of size 1e-9": 1e-9 * draw(12, 5),
-        "a repeated sample": torch.cat([wide, wide[:1]]),
-        "not contiguous": draw(9, 12).T,
-        "float32": draw(8, 20).float(),
-    }
-    for name, X in problems.items():
+    problems = [
+        *samples(7, 30, rng),
+        *samples(30, 7, rng),
+        ("one feature", draw(6, 1)),
+        ("two equal features", torch.cat([low, low[:, :1]], dim=1)),
+        ("two equal features, float32", torch.cat([low, low[:, :1]], dim=1).float()),
+        ("two features that differ by 1e-4", near),
+        ("features of size 1e-9", 1e-9 * draw(12, 5)),
+        ("a repeated sample", torch.cat([wide, wide[:1]])),
+    ]
+    for name, X in problems:
         # a target that the repeated sample and the nearly equal features can carry without huge weights
         y = X.sum(1) if "repeated" in name or "differ" in name else draw(len(X), 1)[:, 0].to(X)
         yield name, X, y
@@ -41,7 +38,7 @@ def _tolerance(X: Tensor) -> float:
     return 1e-3 if X.dtype == torch.float32 else 1e-6
 
 
-@check("TODO 1 (min_norm)", "the smallest of all least-squares solutions. Next: the same from ridge, with λ → 0.")
+@check(1, minutes=10, praise="the smallest of all least-squares solutions. Next: the same from ridge, with λ → 0.")
 def min_norm(answer: Callable[..., Tensor]) -> None:
     """The oracle is LAPACK's gelsd through numpy; some inputs have no full rank."""
     for name, X, y in _problems():
@@ -67,7 +64,7 @@ def min_norm(answer: Callable[..., Tensor]) -> None:
         compare(got, want, mistakes, name, _tolerance(X))
 
 
-@check("TODO 2 (ridge)", "as λ → 0 it becomes your min_norm. Next: what does the best λ do to the peak?")
+@check(2, minutes=10, praise="as λ → 0 it becomes your min_norm. Next: what does the best λ do to the peak?")
 def ridge(answer: Callable[..., Tensor]) -> None:
     """The oracle solves the normal equations (XᵀX/n + λI) β = Xᵀy/n, in float64."""
     for name, X, y in _problems():
@@ -89,7 +86,7 @@ def ridge(answer: Callable[..., Tensor]) -> None:
             compare(of_kind(answer(X, y, lam), X), solve(n * lam), mistakes, f"{name}, λ = {lam}", _tolerance(X))
 
 
-@check("TODO 3 (feature_errors)", "one number a width, all on test data. Next: where is the peak, and why there?")
+@check(3, minutes=30, praise="one number a width, all on test data. Next: where is the peak, and why there?")
 def feature_errors(answer: Callable[..., object]) -> None:
     """The oracle loops over widths with numpy's lstsq on the same draws of random features.
 
@@ -99,22 +96,27 @@ def feature_errors(answer: Callable[..., object]) -> None:
     centres = 2 + torch.randn(3, 6, generator=rng, dtype=torch.float64)
     y = torch.randint(0, 3, (90,), generator=rng)
     X = centres[y] + 1.2 * torch.randn(90, 6, generator=rng, dtype=torch.float64)
-    train, test, widths = slice(0, 40), slice(40, 90), [8, 40, 44, 80]
+    train, test = (X[:40], y[:40]), (X[40:], y[40:])
 
     def errors(
-        fit: slice = train, count: slice = test, second_draw: bool = False, floor: float = 0.0, cut: float = 1e-12
+        fit: tuple[Tensor, Tensor] = train,
+        count: tuple[Tensor, Tensor] = test,
+        second_draw: bool = False,
+        floor: float = 0.0,
+        cut: float = 1e-12,
     ) -> np.ndarray:
         generator = torch.Generator().manual_seed(11)
         out = []
         for p in widths:
-            W = V = torch.randn(6, p, generator=generator, dtype=torch.float64) / 6**0.5
+            W = V = torch.randn(6, p, generator=generator, dtype=fit[0].dtype) / 6**0.5
             if second_draw:
-                V = torch.randn(6, p, generator=generator, dtype=torch.float64) / 6**0.5
-            phi, phi_count = np.maximum((X[fit] @ W).numpy(), floor), np.maximum((X[count] @ V).numpy(), floor)
-            B = np.linalg.lstsq(phi, np.eye(3)[y[fit].numpy()], rcond=cut)[0]
-            out.append(((phi_count @ B).argmax(1) != y[count].numpy()).mean())
+                V = torch.randn(6, p, generator=generator, dtype=fit[0].dtype) / 6**0.5
+            phi, phi_count = np.maximum((fit[0] @ W).numpy(), floor), np.maximum((count[0] @ V).numpy(), floor)
+            B = np.linalg.lstsq(phi.astype(float), np.eye(3)[fit[1].numpy()], rcond=cut)[0]
+            out.append(((phi_count @ B).argmax(1) != count[1].numpy()).mean())
         return np.array(out)
 
+    widths = [8, 40, 44, 80]
     want = errors()
     mistakes = [
         (errors(count=train), "these are training errors: fit on the training set, count on the test set."),
@@ -125,24 +127,42 @@ def feature_errors(answer: Callable[..., object]) -> None:
         (1 - want, "these are accuracies: the error is one minus that."),
         (100 * want, "these are percents: the contract says a fraction in [0, 1]."),
         (np.trunc(want), "the errors are truncated to whole numbers: is the array one of integers?"),
-        (want * len(y[test]), "these are counts: divide by the number of test samples."),
+        (want * len(test[1]), "these are counts: divide by the number of test samples."),
     ]
     generator = torch.Generator().manual_seed(11)
     before = generator.get_state()
-    got = answer(X[train], y[train], X[test], y[test], widths, generator)
+    got = answer(*train, *test, widths, generator)
     if torch.equal(before, generator.get_state()):
         raise Wrong("it draws nothing from the generator that it is given: a seed would decide nothing.")
     compare(got, want, mistakes)
 
+    two = y[40:] < 2
+    awkward = {
+        "a class that only the training set has": (train, (X[40:][two], y[40:][two])),
+        "one test sample": (train, (X[40:41], y[40:41])),
+        "float32, not contiguous": tuple((Z.float().T.contiguous().T, labels) for Z, labels in (train, test)),
+    }
+    for name, (fit, count) in awkward.items():
+        widths = [5, 12]  # far from the threshold, where float32 would do
+        compare(answer(*fit, *count, widths, torch.Generator().manual_seed(11)), errors(fit, count), where=name)
 
-@check("TODO 4 (descent_risk)", "each feature is one bias-variance trade-off with its own clock, η s². Next: plot it.")
+
+@check(4, minutes=10, praise="each feature is one bias-variance trade-off with its own clock, η s². Next: plot it.")
 def descent_risk(answer: Callable[..., object]) -> None:
     """The oracle runs the recursion of every coordinate's mean and noise step by step."""
     rng = np.random.default_rng(3)
-    for d, n, sigma2 in ((4, 50, 0.3), (1, 5, 1.5), (3, 7, 4.0)):
-        s, theta, eta = rng.uniform(0.2, 0.9, d), rng.normal(size=d), rng.uniform(0.1, 0.9, d)
-        k = np.array([0, 1, 2, 7, 40])
-        bias, gain, path = theta, np.zeros(d), []
+    steps = [0, 1, 2, 7, 40]
+    problems = (
+        (4, 50, 0.3, steps, float),
+        (1, 5, 1.5, steps, float),
+        (3, 7, 4.0, [6], float),
+        (5, 20, 0.7, steps[::-1], np.float32),
+    )
+    for d, n, sigma2, at, dtype in problems:
+        draws = rng.uniform(0.2, 0.9, d), rng.normal(size=d), rng.uniform(0.1, 0.9, d)
+        s, theta, eta = (x.astype(dtype) for x in draws)
+        k = np.array(at)
+        bias, gain, path = theta.astype(float), np.zeros(d), []
         for _ in range(k.max() + 1):
             path.append((s**2 * bias**2).sum() + sigma2 / n * (gain**2).sum())
             bias, gain = bias - eta * s**2 * bias, gain + eta * s**2 * (1 - gain)
@@ -160,15 +180,17 @@ def descent_risk(answer: Callable[..., object]) -> None:
                 "the pace is wrong: the gradient of feature i carries s_i², not s_i.",
             ),
         ]
-        got = of_kind(answer(k, s, theta, eta, sigma2, n), s)
-        compare(got, [path[i] for i in k], mistakes, f"{d} features, n = {n}")
+        got = of_kind(answer(k, s, theta, eta, sigma2, n), s, dtype=False)
+        where = f"{np.dtype(dtype)}, k = {at}, {d} features, n = {n}"
+        compare(got, [path[i] for i in k], mistakes, where, rtol=1e-5 if dtype is float else 1e-3)
 
 
-@check("TODO 5 (one_clock)", "every feature is learned at the same pace. Next: one valley or two?")
+@check(5, minutes=10, praise="every feature is learned at the same pace. Next: one valley or two?")
 def one_clock(answer: Callable[..., object]) -> None:
     """What defines the answer: every η_i s_i² is the same, and the feature of largest scale keeps the step η."""
-    for scales, eta in (([1.0, 0.1], 0.3), ([0.5, 2.0, 1.0], 0.1), ([3.0], 0.05)):
-        s = np.array(scales)
+    problems = (([1.0, 0.1], 0.3, "float64"), ([0.5, 2.0, 1.0], 0.1, "float32"), ([3.0], 0.05, "float64"))
+    for scales, eta, dtype in problems:
+        s = np.array(scales, dtype)
         top, low = s.max(), s.min()
         keeps = "the proportions are right; it is the feature of largest scale that keeps the step η."
         mistakes = [
@@ -178,4 +200,4 @@ def one_clock(answer: Callable[..., object]) -> None:
             (eta / s**2, keeps),
             (eta * low**2 / s**2, keeps),
         ]
-        compare(of_kind(answer(s, eta), s), eta * top**2 / s**2, mistakes, f"s = {scales}")
+        compare(of_kind(answer(s, eta), s), eta * top**2 / s**2, mistakes, f"{dtype}, s = {scales}")
