@@ -48,7 +48,7 @@ def test_the_inverse_at_its_ends():
 
 @given(probability, st.floats(0, 5))
 def test_pinsker_is_weaker(q, c):
-    assert bounds.kl_inverse(q, c) <= q + math.sqrt(c / 2) + 1e-9
+    assert bounds.kl_inverse(q, c) <= q + math.sqrt(c / 2) + 1e-7  # the rounding of kl, as above
 
 
 @pytest.mark.parametrize("p", [0.05, 0.5])
