@@ -83,6 +83,26 @@ def test_the_paper_scale_networks_run_and_write_what_the_cards_read(monkeypatch)
         assert needed <= values.keys()
 
 
+def tiny_mnist(name, n_train, n_test, seed, download):
+    """What `load("mnist", download=True)` gives, in small: digits below 5 are dark."""
+    assert (name, download) == ("mnist", True)
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(n_train + 50) % 10
+    X = 0.5 * torch.rand(n_train + 50, 784, generator=generator) + 0.4 * (y[:, None] >= 5)
+    return Dataset("mnist", X[:n_train], y[:n_train], X[n_train:], y[n_train:], (1, 28, 28))
+
+
+def test_the_other_paper_scale_networks_do_so_too(monkeypatch):
+    zhang, dziugaite = program("zhang2017understanding"), program("dziugaite2017computing")
+    monkeypatch.setattr(zhang, "load", tiny_cifar)
+    monkeypatch.setattr(dziugaite, "load", tiny_mnist)
+    values = zhang.cifar10(0, epochs=1, hidden=(8, 8)) | dziugaite.full_mnist(0, n=100, width=8, steps=3)
+    assert 0 < values["paper_bound"] <= 1
+    for paper in ("zhang2017understanding", "dziugaite2017computing"):
+        needed = {key for claim in CARDS[paper].claims if claim.scale == "paper" for key in claim.keys}
+        assert needed <= values.keys()
+
+
 def test_the_last_layers_stepsize_is_its_own(monkeypatch):
     heckel = program("heckel2021early")
     monkeypatch.setattr(heckel, "load", tiny_cifar)
