@@ -10,6 +10,7 @@ from typing import Any
 
 import altair as alt
 import numpy as np
+from numpy.typing import ArrayLike
 
 from phenomena import plotting
 
@@ -49,6 +50,19 @@ def rows(digits: int = 4, **columns: Any) -> alt.Data:
     arrays = np.broadcast_arrays(*(np.asarray(column) for column in columns.values()))
     cells = [[_short(value, digits) for value in np.ravel(array).tolist()] for array in arrays]
     return alt.Data(values=[dict(zip(columns, row, strict=True)) for row in zip(*cells, strict=True)])
+
+
+def spreads(*curves: tuple[dict[str, Any], ArrayLike, ArrayLike]) -> alt.Data:
+    """Rows of curves over seeds, each given as (labels, x (m,), runs (seeds, m)).
+
+    Columns: the labels, x, and mean, low and high over the seeds, as `plotting.spread` draws them.
+    """
+    parts = []
+    for labels, x, runs in curves:
+        r = np.asarray(runs, float)
+        parts.append(np.broadcast_arrays(*labels.values(), np.asarray(x), r.mean(0), r.min(0), r.max(0)))
+    names = [*curves[0][0], "x", "mean", "low", "high"]
+    return rows(**{name: np.concatenate(column) for name, column in zip(names, zip(*parts, strict=True), strict=True)})
 
 
 def _short(value: Any, digits: int) -> Any:

@@ -110,9 +110,10 @@ def test_every_page_is_sound(chromium: Any, site: str, html: Path, viewport: dic
     assert not found, json.dumps(found, indent=1)
 
 
-def test_a_slider_redraws_the_figure(chromium: Any, site: str) -> None:
+@pytest.mark.parametrize("chapter", [CHAPTER, "book/generalization.html"])
+def test_a_slider_redraws_the_figure(chromium: Any, site: str, chapter: str) -> None:
     with opened(chromium, site, DESKTOP) as (page, faults):
-        visit(page, site + CHAPTER)
+        visit(page, site + chapter)
         figure = page.locator("figure.explorer", has=page.locator("input[type=range]")).first
         paths = "(svg) => [...svg.querySelectorAll('path')].map((path) => path.getAttribute('d')).join()"
         before = figure.locator("svg").first.evaluate(paths)
@@ -121,6 +122,18 @@ def test_a_slider_redraws_the_figure(chromium: Any, site: str) -> None:
         value = control.input_value()
         page.keyboard.press("ArrowRight" if value != control.get_attribute("max") else "ArrowLeft")
         assert control.input_value() != value
+        page.wait_for_timeout(300)
+        assert figure.locator("svg").first.evaluate(paths) != before
+        assert not faults
+
+
+def test_a_choice_redraws_the_figure(chromium: Any, site: str) -> None:
+    with opened(chromium, site, PHONE) as (page, faults):
+        visit(page, site + "book/generalization.html")
+        figure = page.locator("figure.explorer", has=page.locator("select")).first
+        paths = "(svg) => [...svg.querySelectorAll('path')].map((path) => path.getAttribute('d')).join()"
+        before = figure.locator("svg").first.evaluate(paths)
+        figure.locator("select").select_option("random labels")
         page.wait_for_timeout(300)
         assert figure.locator("svg").first.evaluate(paths) != before
         assert not faults
