@@ -62,7 +62,10 @@ def spreads(*curves: tuple[dict[str, Any], ArrayLike, ArrayLike]) -> alt.Data:
         r = np.asarray(runs, float)
         parts.append(np.broadcast_arrays(*labels.values(), np.asarray(x), r.mean(0), r.min(0), r.max(0)))
     names = [*curves[0][0], "x", "mean", "low", "high"]
-    return rows(**{name: np.concatenate(column) for name, column in zip(names, zip(*parts, strict=True), strict=True)})
+    columns: dict[str, Any] = {
+        name: np.concatenate(part) for name, part in zip(names, zip(*parts, strict=True), strict=True)
+    }
+    return rows(**columns)
 
 
 def _short(value: Any, digits: int) -> Any:

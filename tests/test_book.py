@@ -15,7 +15,7 @@ from practicum_fixtures import claim, control, repository, results, write
 from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 
-from phenomena.explorers import MIME, THEORY, choice, rows, show, slider, spec, theory_first
+from phenomena.explorers import MIME, THEORY, choice, rows, show, slider, spec, spreads, theory_first
 from practicum.results import save
 
 ROOT = Path(__file__).parents[1]
@@ -66,6 +66,17 @@ def book(tmp_path: Path) -> Path:
     write(tmp_path / "board.md", "# Board\n\n```{scoreboard}\n```\n\n```{bibliography}\n```\n")
     write(tmp_path / "index.md", "# Start\n\n```{toctree}\nboard\n```\n\n{claim}`toy:peak`, {measured}`toy:peak`\n")
     return tmp_path
+
+
+def test_spreads_are_the_rows_of_each_curve_with_mean_and_extremes():
+    data = spreads(
+        ({"q": 0.1, "curve": "test"}, [1, 2], [[1.0, 5.0], [3.0, 6.0]]), ({"q": 0.2, "curve": "train"}, [1], [[2], [4]])
+    )
+    assert data.values == [
+        {"q": 0.1, "curve": "test", "x": 1, "mean": 2.0, "low": 1.0, "high": 3.0},
+        {"q": 0.1, "curve": "test", "x": 2, "mean": 5.5, "low": 5.0, "high": 6.0},
+        {"q": 0.2, "curve": "train", "x": 1, "mean": 3.0, "low": 2.0, "high": 4.0},
+    ]
 
 
 def test_roles_and_scoreboard(book: Path) -> None:
