@@ -1,6 +1,6 @@
 """A stochastic network whose risk can be bounded: a Gaussian posterior trained on the bound (Dziugaite & Roy 2017).
 
-Q = N(w, diag(s)) over the weights of a network of one hidden layer, f(x) = v . relu(W x); P = N(w_0, lambda I) around
+Q = N(w, diag(s^2)) over the weights of a network of one hidden layer, f(x) = v . relu(W x); P = N(w_0, lambda I) around
 the weights before training. The Gibbs classifier draws the weights anew for each input, and errs with
 probability R(Q). Given the input, the hidden units are independent Gaussians, so we draw them and not the weights.
 """
@@ -46,7 +46,7 @@ def prior_variance(j: int) -> float:
 
 
 def divergence(means: list[Tensor], stds: list[Tensor], centre: list[Tensor], variance: Tensor | float) -> Tensor:
-    """KL(N(w, diag(s)) || N(w_0, lambda I)) = (sum_i (s_i + (w_i - w_0i)^2)/lambda - 1 - ln(s_i/lambda)) / 2, nats."""
+    """KL(N(w, diag(s^2)) || N(w_0, lambda I)) = sum_i ((s_i^2 + (w_i - w_0i)^2)/lambda - 1 - ln(s_i^2/lambda)) / 2."""
     total = torch.zeros(())
     for w, s, w_0 in zip(means, stds, centre, strict=True):
         ratio = s.square() / variance

@@ -104,17 +104,49 @@ def test_bounds_do_not_change_with_the_scale_of_a_layer(function):
     assert bound(5 * W, v) == pytest.approx(bound(W, v))  # nor with that of the function: its sign is the classifier
 
 
-def test_the_norm_bound_has_its_three_terms():
+@pytest.mark.parametrize(("layers", "depth"), [(2, 2.0), (3, math.sqrt(6 * math.log(2)) + 1), (5, 3.6328)])
+def test_the_norm_bound_has_its_three_terms(layers, depth):
     _, X = network()
     m = torch.full((40,), 0.5, dtype=torch.float64)
-    k = 8  # theta = 2/2^(8/8) = 1 is not below the margin 2 * 0.5 / 2, so theta is the next one below 0.5
-    theta = 2.0 / 2 ** (17 / 8)
-    got = bounds.norm_bound(m, 1.0, X, 2.0, 3, 0.05)
-    rademacher = 4 * math.sqrt(float((X**2).sum())) / 40
-    slack = 3 * math.sqrt(math.log(2 * 18 * 19 / 0.05) / 80)
-    assert bounds.margin_level(m, 2.0) == (17, theta, 0.0)
-    assert k < 17
-    assert got == pytest.approx(2 * rademacher / theta + slack)
+    k, theta = 129, 2.0 / 2 ** (129 / 64)  # at k = 128 theta is 0.5, which the margins do not exceed
+    assert bounds.margin_level(m, 2.0) == (k, theta, 0.0)
+    rademacher = depth * math.sqrt(float((X**2).sum())) / 40
+    slack = 3 * math.sqrt(math.log(2 * (k + 1) * (k + 2) / 0.05) / 80)
+    got = bounds.norm_bound(m, 1.0, X, 2.0, layers, 0.05)
+    assert got == pytest.approx(2 * rademacher / theta + slack, rel=1e-4)
+
+
+def test_with_all_the_slack_there_is_the_bound_gives_up_the_training_error():
+    _, X = network()
+    m = torch.full((40,), 0.5, dtype=torch.float64)
+    free = bounds.norm_bound(m, 1.0, X, 2.0, 2, 0.05, slack=1.0)
+    assert 1 < free < bounds.norm_bound(m, 1.0, X, 2.0, 2, 0.05)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 3.0])
+def test_margins_that_no_network_of_the_class_has_are_an_error(bad):
+    """NaN compares as False: it once passed for a margin above every threshold, and so for a certificate."""
+    m = torch.full((1000,), 0.5, dtype=torch.float64)
+    m[3] = bad
+    with pytest.raises(ArithmeticError, match="diverge"):
+        bounds.margin_level(m, 2.0)
+
+
+def test_zero_weights_are_an_error_and_no_certificate():
+    m, X = torch.zeros(100_000), torch.ones(100_000, 1)
+    with pytest.raises(ValueError, match="positive norm"):
+        bounds.norm_bound(m, 0.0, X, 1.0, 2, 0.05)
+    with pytest.raises(ValueError, match="positive spectral norm"):
+        bounds.spectral_bound(m, [torch.zeros(2, 1), torch.zeros(1, 2)], 1.0, 0.05)
+    with pytest.raises(ValueError, match="points"):
+        bounds.norm_bound(m, 1.0, X[:5], 1.0, 2, 0.05)
+
+
+@pytest.mark.parametrize("delta", [0.0, 1.0, 2.0, -0.1])
+def test_delta_is_a_probability(delta):
+    for bound in (lambda: bounds.hoeffding(10, delta), lambda: bounds.pac_bayes_bound(0.1, 1.0, 10, delta)):
+        with pytest.raises(ValueError, match="delta is a probability"):
+            bound()
 
 
 def test_the_margin_levels_spend_no_more_than_delta():
@@ -154,6 +186,16 @@ def test_noise_of_the_tolerated_size_moves_outputs_by_no_more_than_the_change(si
     assert np.mean([moved(30 * sigma) <= change for _ in range(300)]) < 0.5
 
 
+def test_conditioning_symmetric_noise_costs_no_more_than_the_log_of_the_probability():
+    """The step of the spectral bound: Q = N(w, 1) given |u| <= c, P = N(0, 1), by numerical integration."""
+    w, c = 1.3, 0.8
+    u = np.linspace(-c, c, 200_001)
+    density = np.exp(-(u**2) / 2) / math.sqrt(2 * math.pi)
+    mass = np.trapezoid(density, u)
+    KL = np.trapezoid(density / mass * (((w + u) ** 2 - u**2) / 2 - math.log(mass)), u)
+    assert pytest.approx(w**2 / 2 - math.log(mass)) == KL
+
+
 def test_a_spectral_norm_exceeds_davidson_and_szareks_bound_rarely_enough():
     generator, t = torch.Generator().manual_seed(0), 0.7
     G = torch.randn(4000, 3, 5, generator=generator, dtype=torch.float64)
@@ -170,8 +212,9 @@ def test_the_spectral_bound_is_its_formula():
     # (1 + sigma c_1)(1 + sigma c_2) = 1 + theta/(2B), a quadratic
     a = theta / 6
     sigma = (-(c[0] + c[1]) + math.sqrt((c[0] + c[1]) ** 2 + 4 * c[0] * c[1] * a)) / (2 * c[0] * c[1])
-    KL = sum(float((W / x).square().sum()) for W, x in zip(weights, s, strict=True)) / (2 * sigma**2)
-    information = 2 * KL + 2 * math.log(2) + math.log(2 * math.sqrt(40) * (k + 1) * (k + 2) / 0.05)
+    # KL(Q || P) of noise that is symmetric and conditioned on an event of probability 1/2 or more
+    KL = sum(float((W / x).square().sum()) for W, x in zip(weights, s, strict=True)) / (2 * sigma**2) + math.log(2)
+    information = KL + math.log(2 * math.sqrt(40) * (k + 1) * (k + 2) / 0.05)
     assert bounds.spectral_bound(m, weights, 3.0, 0.05) == pytest.approx(error + math.sqrt(information / 80))
 
 

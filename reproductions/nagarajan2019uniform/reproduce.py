@@ -1,8 +1,10 @@
 """Nagarajan & Kolter 2019: the norms of trained networks, and so the bounds made of them, can grow with the sample."""
 
 import math
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from phenomena.bounds import frobenius_product, norm_bound, spectral_bound
 from phenomena.data import load
@@ -18,9 +20,17 @@ SETTINGS = {
 }
 RATE = {1: 0.01, 32: 0.1, 64: 0.1}  # of SGD, without momentum, for each batch size
 HIDDEN_LAYERS, MARGIN, DELTA = 4, 2.0, 0.025
+INPUT_LENGTH = {"digits": 8.0, "mnist": 28.0}  # B: of pixels in [0, 1], at most the root of their number
 
 
-def measured(name: str, n: int, width: int, batch_size: int, seed: int) -> dict[str, float]:
+class Trained(NamedTuple):
+    """Margins (n,) and weights of a trained network."""
+
+    margins: Tensor
+    weights: list[Tensor]
+
+
+def measured(name: str, n: int, width: int, batch_size: int, seed: int) -> tuple[Trained, dict[str, float]]:
     """A network of five layers trained until 99 % of the margins exceed 2: its norms, its bounds, its test error."""
     generator = torch.Generator().manual_seed(seed)
     data = load(name, n_train=n, n_test=297 if name == "digits" else 10_000, seed=seed, download=name == "mnist")
@@ -31,8 +41,8 @@ def measured(name: str, n: int, width: int, batch_size: int, seed: int) -> dict[
         model, data.X_train, y, generator, margin=MARGIN, lr=RATE[batch_size], momentum=0.0, batch_size=batch_size
     )
     weights, m = [W.detach() for W in model.parameters()], margins(model, data.X_train, y)
-    B, L = data.X_train.shape[1] ** 0.5, len(weights)
-    return {
+    B, L = INPUT_LENGTH[name], len(weights)
+    return Trained(m, weights), {
         "test_error": float((margins(model, data.X_test, y_test) <= 0).double().mean()),
         "distance": math.sqrt(sum(float((W - W_0).square().sum()) for W, W_0 in zip(weights, start, strict=True))),
         "spectral_product": math.prod(float(torch.linalg.matrix_norm(W, 2)) for W in weights),
@@ -49,11 +59,13 @@ def measure(seed: int, scale: str) -> Values:
     for batch_size, sizes in setting["n"].items():  # type: ignore[attr-defined]
         name = "single" if batch_size == 1 else "batch"
         data = "mnist" if scale == "paper" else "digits"
-        runs = [measured(data, n, setting["width"], batch_size, seed) for n in sizes]  # type: ignore[arg-type]
+        nets, runs = zip(*(measured(data, n, setting["width"], batch_size, seed) for n in sizes), strict=True)  # type: ignore[arg-type]
         values[f"n_{name}"] = [float(n) for n in sizes]
         values |= {f"{key}_{name}": [run[key] for run in runs] for key in runs[0]}
-        # the same bound with the norms and margins of the smallest sample: what is left is 1/sqrt(n)
-        values[f"frobenius_bound_frozen_{name}"] = [runs[0]["frobenius_bound"] * (sizes[0] / n) ** 0.5 for n in sizes]
+        # the smallest sample, repeated: n grows, norms and margins do not
+        first, B = nets[0], INPUT_LENGTH[data]
+        repeated = [first.margins.repeat(n // sizes[0]) for n in sizes]
+        values[f"spectral_bound_frozen_{name}"] = [spectral_bound(m, first.weights, B, DELTA) for m in repeated]
     return values
 
 

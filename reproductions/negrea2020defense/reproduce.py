@@ -75,6 +75,17 @@ def redrawn_empirical_risk(m: int, D: int, samples: int, redrawn: int, generator
     return found
 
 
+def redrawn_gap(m: int, D: int, samples: int, generator: torch.Generator) -> float:
+    """Mean |R(s) - R_S(s)| of one surrogate a sample, not averaged over its noise."""
+    gaps = []
+    for _ in range(samples):
+        y = signs(m, generator)
+        X = hypercube(y, m, D, TAU2, generator)
+        s = one_step(hypercube(y, m, D, TAU2, generator), y)
+        gaps.append(abs(linear_risk(s, m, TAU2) - classification_error(s, X, y)))
+    return fmean(gaps)
+
+
 def classification(
     m: int, per_point: list[int], samples: int, redrawn: int, generator: torch.Generator
 ) -> dict[str, float | list[float]]:
@@ -120,6 +131,7 @@ def classification(
         "cube_twin_middle_theory": exact.twin,
         "cube_gap_middle": fmean(abs(r - t) for r, t in zip(found["risk"], found["training"], strict=True)),
         "cube_surrogate_empirical": fmean(surrogate),
+        "cube_surrogate_gap_one": redrawn_gap(m, at, 20 * samples, generator),
         "cube_surrogate_gap": fmean(abs(R_S - exact.risk) for R_S in surrogate),
         "points": points,
         "points_risk": [fmean(run["risk"]) for run in over_m],
