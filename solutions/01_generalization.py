@@ -53,8 +53,8 @@ use_style()
 # %% [markdown]
 # ## 1. What a network can remember
 #
-# Take away what there is to learn, step by step: replace each label, with probability $q$, by a class drawn uniformly.
-# The draw may well be the true class. At $q = 1$ the labels say nothing about the images any more.
+# Take away what there is to learn, step by step: replace each label, with probability $p$, by a class drawn uniformly.
+# The draw may well be the true class. At $p = 1$ the labels say nothing about the images any more.
 #
 # ### Exercise 1 ● (10 min)
 #
@@ -67,14 +67,14 @@ use_style()
 
 
 # %%
-def corrupt(y: Tensor, q: float, classes: Tensor, generator: torch.Generator) -> Tensor:
-    """Labels y (n,), each replaced with probability q, independently, by a uniform draw from `classes` (C,).
+def corrupt(y: Tensor, p: float, classes: Tensor, generator: torch.Generator) -> Tensor:
+    """Labels y (n,), each replaced with probability p, independently, by a uniform draw from `classes` (C,).
 
     Labels and classes are integers, not always 0, ..., C-1. A draw may be the true class. All randomness comes from
     `generator`; y is not changed. Returns (n,) in the dtype of y.
     """
     # SOLUTION TODO 1 (corrupt)
-    replaced = torch.rand(y.shape, generator=generator) < q
+    replaced = torch.rand(y.shape, generator=generator) < p
     drawn = classes[torch.randint(len(classes), y.shape, generator=generator)]
     return torch.where(replaced, drawn.to(y.dtype), y)
     # END SOLUTION
@@ -83,8 +83,8 @@ def corrupt(y: Tensor, q: float, classes: Tensor, generator: torch.Generator) ->
 check.corrupt(corrupt)
 
 # %% [markdown]
-# Six labellings of the same digits, from $q = 0$ to $q = 1$. Each starts from the same random state, so that labels
-# replaced at one level are replaced at the next as well.
+# Six labellings of the same digits, from $p = 0$ to $p = 1$. Each starts from the same random state: if you draw a coin
+# for each label first, those replaced at one level are replaced at the next as well.
 
 # %%
 LEVELS = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
@@ -92,15 +92,15 @@ LEVELS = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
 
 def labellings(y: Tensor, seed: int) -> Tensor:
     """One row of labels (n,) for each level: (6, n)."""
-    return torch.stack([corrupt(y, q, torch.arange(10), torch.Generator().manual_seed(seed)) for q in LEVELS])
+    return torch.stack([corrupt(y, p, torch.arange(10), torch.Generator().manual_seed(seed)) for p in LEVELS])
 
 
 digits = load("digits", n_train=300, n_test=600, seed=0)
-for q, labels in zip(LEVELS, labellings(digits.y_train, seed=0), strict=True):
-    print(f"q = {q}: {float((labels != digits.y_train).double().mean()):.2f} of the labels are wrong")
+for p, labels in zip(LEVELS, labellings(digits.y_train, seed=0), strict=True):
+    print(f"p = {p}: {float((labels != digits.y_train).double().mean()):.2f} of the labels are wrong")
 
 # %% [markdown]
-# Why is it not all of them at $q = 1$?
+# Why is it not all of them at $p = 1$?
 #
 # ### Exercise 2 ●● (10 min)
 #
@@ -108,7 +108,8 @@ for q, labels in zip(LEVELS, labellings(digits.y_train, seed=0), strict=True):
 # training error on *the labels that the network was given*, the test error on the true ones.
 #
 # <details><summary>Hint 1</summary>Read <code>help(train_ensemble)</code>: labels of shape (M, n) are labels of each
-# member's own, and without a batch size every step uses the whole sample.</details>
+# member's own, and without a batch size every step uses the whole sample. The loss is <code>cross_entropy</code>,
+# imported above.</details>
 # <details><summary>Hint 2</summary><code>train_ensemble</code> trains the models in place. Then
 # <code>error_rate(model, X, y)</code> counts for one of them.</details>
 
@@ -120,9 +121,9 @@ def memorise(
 ) -> tuple[list[float], list[float]]:  # fmt: skip
     """Training errors and test errors of M networks, each trained on labels of its own; fractions in [0, 1].
 
-    models[m] is trained in place on X (n, d) with the labels Y[m], Y (M, n), by `steps` full-batch steps of `optimizer`
-    on the cross-entropy. Its training error counts on Y[m], its test error on X_test (k, d) and y_test (k,). Labels are
-    0, ..., C-1. Returns two lists of length M.
+    models[m], or a copy, is trained on X (n, d) with the labels Y[m], Y (M, n), by `steps` full-batch steps of
+    `optimizer` on the cross-entropy. Its training error counts on Y[m], its test error on X_test (k, d) and y_test (k,).
+    Labels are 0, ..., C-1. Returns two lists of length M.
     """
     # SOLUTION TODO 2 (memorise)
     train_ensemble(models, X, Y, cross_entropy, optimizer, steps)
@@ -154,7 +155,7 @@ fig, ax = plt.subplots()
 spread(ax, LEVELS, errors[:, 1], "test", "orange", marker="o")
 spread(ax, LEVELS, errors[:, 0], "training", "blue", marker="o")
 theory(ax, [0, 1], [0.9, 0.9], "chance")
-ax.set(ylim=(-0.02, 1), xlabel="probability q of a random label", ylabel="error at the end (fraction)")
+ax.set(ylim=(-0.02, 1), xlabel="probability p of a random label", ylabel="error at the end (fraction)")
 ax.legend()
 plt.show()
 print(f"the largest of all training errors: {errors[:, 0].max():.3f}")
@@ -166,7 +167,7 @@ print(f"the largest of all training errors: {errors[:, 0].max():.3f}")
 # %% [markdown]
 # ### Exercise 3 ●● (15 min)
 #
-# Training is not even necessary. For any direction $a$ that tells the samples apart, there are $b, w \in \mathbb R^n$
+# Training is not even necessary. For any direction $a$ that tells the points $x_i$ apart, there are $b, w \in \mathbb R^n$
 # such that
 #
 # $$f(x) = \sum_{j=1}^n w_j \max(a^\top x - b_j,\, 0) \qquad\text{has}\qquad f(x_i) = y_i \text{ for all } i .$$
@@ -176,12 +177,12 @@ print(f"the largest of all training errors: {errors[:, 0].max():.3f}")
 # which shape does the matrix $A_{ij} = \max(z_i - b_j, 0)$ then have?
 #
 # <details><summary>Hint 1</summary>With z sorted, b₁ &lt; z₁ ≤ b₂ &lt; z₂ ≤ b₃ &lt; ... makes A lower triangular, with a
-# positive diagonal. The left ends of these intervals, b_j = z_{j-1}, are a good choice: far to the right of them the
-# weights would grow exponentially.</details>
-# <details><summary>Hint 2</summary><code>z.sort()</code> also returns the order; the targets must follow it. Then
-# <code>torch.linalg.solve_triangular(A, y[:, None], upper=False)</code>.</details>
-# <details><summary>Hint 3</summary>Nothing has to be sorted back at the end: f is a sum over the units, in any
-# order.</details>
+# positive diagonal.</details>
+# <details><summary>Hint 2</summary>Where in its interval? As far to the left as it may be: a unit that starts shortly
+# before its point must be steep, the next one steeper to make up for it, and the weights grow exponentially.</details>
+# <details><summary>Hint 3</summary><code>z.sort()</code> also returns the order; the targets must follow it. Then
+# <code>torch.linalg.solve_triangular(A, y[:, None], upper=False)</code>. Nothing has to be sorted back at the end: f is a sum over
+# the units, in any order.</details>
 
 
 # %%
@@ -203,12 +204,13 @@ def shatter(X: Tensor, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
 check.shatter(shatter)
 
 # %% [markdown]
-# What it looks like, on 12 points, and how exact it is on 300 digits with random labels.
+# What it looks like, on 12 points: f has pieces of straight lines, and goes wherever the next target is. And how exact
+# it is, on 300 digits with random labels.
 
 
 # %%
 def value(X: Tensor, a: Tensor, b: Tensor, w: Tensor) -> Tensor:
-    """f(x) of each sample, (n,)."""
+    """f(x) of each point, (n,)."""
     return torch.relu((X.double() @ a)[:, None] - b) @ w
 
 
@@ -220,7 +222,7 @@ fig, ax = plt.subplots(figsize=(6.4, 2.6))
 ax.plot(grid, value(grid, torch.ones(1, dtype=torch.float64), b, w), label="f")
 ax.plot(line, heights, "o", color="black", label="random targets")
 ax.set(xlabel="z = a·x", ylabel="f")
-ax.legend(loc="upper right")
+ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
 plt.show()
 
 # %%
@@ -238,20 +240,20 @@ print(f"fitted to the true labels it errs on {min(test_errors):.2f} to {max(test
 # %% [markdown]
 # Two networks with zero training error on the same true labels: the trained one generalises, yours hardly does better
 # than a guess. A class of functions that holds both cannot have a useful bound that is the same for all of its
-# members.
+# members. And was your third guess too high?
 
 # %% [markdown]
 # ## 2. What a bound promises
 #
 # From here on there are two classes, 0 to 4 against 5 to 9, with labels $-1$ and $1$. The risk $R$ is the probability
-# of an error on a new digit, $R_S$ the fraction of errors on the $n$ samples. If $M$ classifiers are fixed *before*
-# the sample is drawn, then with probability at least $1-\delta$, for all of them at once,
+# of an error on a new digit, $R_S$ the fraction of errors on the $n$ pairs of the sample. If $M$ classifiers are fixed
+# *before* the sample is drawn, then with probability at least $1-\delta$, for all of them at once,
 #
 # $$R \le R_S + \sqrt{\frac{\ln M + \ln(1/\delta)}{2n}} .$$
 #
 # ### Exercise 4 ● (5 min)
 #
-# Write the square root. $M$ will be a number too large for floating point, so it comes as its logarithm.
+# Write the square root. $M$ will be a number too large to write down, so it comes as its logarithm.
 #
 # <details><summary>Hint</summary>Solve M exp(-2nt²) = δ for t: the chance that any one of M classifiers has a risk above
 # R_S + t is at most the left side. All logarithms are natural ones.</details>
@@ -261,7 +263,7 @@ print(f"fitted to the true labels it errs on {min(test_errors):.2f} to {max(test
 def hoeffding(n: int, delta: float, log_M: float) -> float:
     """How far R exceeds R_S at most, for all of M classifiers at once, with probability at least 1 - delta.
 
-    n samples, 0 < delta < 1, log_M = ln M >= 0 (0 for a single classifier). May exceed 1.
+    A sample of n pairs, 0 < delta < 1, log_M = ln M >= 0 (0 for a single classifier). May exceed 1.
     """
     # SOLUTION TODO 4 (hoeffding)
     return math.sqrt((log_M + math.log(1 / delta)) / (2 * n))
@@ -277,14 +279,14 @@ check.hoeffding(hoeffding)
 # %%
 WIDTH, N, TEST, DELTA = 50, 1500, 297, 0.025
 W = 64 * WIDTH + WIDTH
-print(f"{W} weights for {N} samples")
+print(f"{W} weights for {N} digits")
 print(f"by counting weights:    R <= R_S + {hoeffding(N, DELTA, 32 * W * math.log(2)):.2f}")
 print(f"by {TEST} digits for a test: R <= R_T + {hoeffding(TEST, DELTA, 0.0):.2f}")
 
 # %% [markdown]
 # Counting gives a number above 1 as a bound on a probability: it is **vacuous**, and what it adds to $R_S$ is
-# the same for true and for random labels. Was that your second guess? The test set's bound is useful, but those digits were not trained on, and
-# it explains nothing.
+# the same for true and for random labels. Was that your second guess? The test set's bound is useful, but those digits
+# were not trained on, and it explains nothing.
 #
 # ### Exercise 5 ●● (15 min)
 #
@@ -304,7 +306,7 @@ print(f"by {TEST} digits for a test: R <= R_T + {hoeffding(TEST, DELTA, 0.0):.2f
 
 # %%
 def kl_inverse(q: float, c: float) -> float:
-    """The largest p in [q, 1] with kl(q‖p) <= c in nats, to within 1e-8; 0 <= q <= 1 and c >= 0, also 0 or huge."""
+    """The largest p in [q, 1] with kl(q‖p) <= c in nats, to within 1e-8; q in [0, 1], c >= 0, 0 and huge ones too."""
     # SOLUTION TODO 5 (kl_inverse)
     from scipy.special import rel_entr
 
@@ -336,7 +338,7 @@ def picture(training_error: float, log_information: float) -> None:
     ax.axhline(0.5, color="black", linewidth=1, linestyle=":")
     ax.annotate("a coin", (100, 0.5), xytext=(4, 3), textcoords="offset points", fontsize=9)
     threshold(ax, N, f"n = {N}")
-    ax.set(xscale="log", ylim=(0, 1.2), xlabel="samples n", ylabel="bound on the risk")
+    ax.set(xscale="log", ylim=(0, 1.2), xlabel="training samples n", ylabel="bound on the risk")
     ax.legend(loc="upper right")
     plt.show()
 
@@ -345,7 +347,7 @@ picture(training_error=0.03, log_information=2.5)
 
 # %% [markdown]
 # The inverted kl never promises less than nothing: it stays below 1. Move the knobs. At which training error is the
-# gain largest? How many nats of information may a network cost, with $n = 1500$ samples, until the bound is no better
+# gain largest? How many nats of information may a network cost, with $n = 1500$ digits, until the bound is no better
 # than a coin?
 
 # %% tags=["nbval-ignore-output"]
@@ -404,7 +406,7 @@ check.gaussian_kl(gaussian_kl)
 
 # %%
 def pac_bayes(gibbs_error: float, KL: float, n: int, delta: float) -> float:
-    """The largest R(Q) that the theorem allows, given R_S(Q) = gibbs_error, KL(Q‖P) in nats and n >= 8 samples."""
+    """The largest R(Q) that the theorem allows, given R_S(Q) = gibbs_error, KL(Q‖P) in nats and n >= 8 pairs."""
     # SOLUTION TODO 7 (pac_bayes)
     return kl_inverse(gibbs_error, (KL + math.log(2 * math.sqrt(n) / delta)) / n)
     # END SOLUTION
@@ -470,7 +472,7 @@ def bounds_and_errors(seed: int, random: bool) -> dict[str, float]:
 
 
 # %% [markdown]
-# Five seeds with true labels, five with random ones: ten networks and their clouds, some fifteen seconds.
+# Five seeds with true labels, five with random ones: ten networks and their clouds, some ten seconds.
 
 # %%
 runs = {random: [bounds_and_errors(seed, random) for seed in range(5)] for random in (False, True)}
@@ -491,15 +493,23 @@ ax.legend(loc="upper left")
 plt.show()
 
 # %%
-for key in ("PAC-Bayes, for the cloud", "KL in nats", "training error of the cloud", "training error"):
+lines = (
+    "PAC-Bayes, for the cloud",
+    "KL in nats",
+    "test error of the cloud",
+    "training error of the cloud",
+    "training error",
+)
+for key in lines:
     true, random = ([run[key] for run in runs[labels]] for labels in (False, True))
     print(f"{key:27} true labels {min(true):6.2f} to {max(true):6.2f}, random {min(random):6.2f} to {max(random):6.2f}")
 
 # %% [markdown]
 # With true labels this is a bound below one half, from the training set alone, for a network with more weights than
-# samples. It is many times the error that it bounds, but it says something, and with random labels the same recipe
-# says "worse than a coin", as it must. Read the four lines: the network has fitted a part of the random labels, and
-# its cloud has let go of them, since what they would cost in information is more than what they save in errors.
+# digits. It is many times the error that it bounds (which two lines say so?), but it says something, and with random
+# labels the same recipe says "worse than a coin", as it must. The top row of the figure cannot tell the two apart: its
+# colours differ by no more than the training error. Read the last lines: the network has fitted a part of the random
+# labels, and its cloud has let go of them, since what they would cost in information is more than they save in errors.
 
 # %% [markdown]
 # ## 3. Bound something else
@@ -515,7 +525,7 @@ for key in ("PAC-Bayes, for the cloud", "KL in nats", "training error of the clo
 # $$R(h) = R_S(h) + \underbrace{R(h) - R(s)}_{\text{excess}} + \underbrace{R(s) - R_S(s)}_{\text{gap}}
 #    + \underbrace{R_S(s) - R_S(h)}_{\text{price}}, \qquad s = X^+ X\theta^* .$$
 #
-# This $s$ is $h$ without its noise. Only the gap needs a uniform bound.
+# This $s$ is $h$ without its noise. Only its gap has to be bounded.
 #
 # ### Exercise 8 ●● (20 min)
 #
@@ -573,7 +583,7 @@ def sample(n: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 # %%
 def measure(n: int, seed: int) -> list[float]:
-    """The four terms, and R - R_S of what is fitted to the twin: its risk, and its empirical risk on our sample."""
+    """The four terms, and R - R_S of what is fitted to the twin, with R_S on our sample."""
     X, eps, theta_star, eigenvalues = sample(n, seed)
     turned = X.T @ torch.linalg.solve(X @ X.T, X @ theta_star - eps)  # minimum norm again, as X has full rank
     on_ours = (X @ turned - (X @ theta_star + eps)).square().mean()
@@ -590,7 +600,8 @@ spread(ax, SIZES, abs(twin_gap), "interpolator, twin sample", "orange", marker="
 spread(ax, SIZES, abs(excess + gap + price), "interpolator, own sample", "purple", marker="o")
 spread(ax, SIZES, abs(gap), "surrogate", "blue", marker="o")
 theory(ax, SIZES, [mean_noise_gap(n, 1.0) for n in SIZES])
-ax.set(xscale="log", yscale="log", ylim=(0.003, 8), xlabel="samples n", ylabel="|R − R_S|  (squared units of y)")
+ax.set(xscale="log", yscale="log", ylim=(0.003, 8))
+ax.set(xlabel="training samples n", ylabel="|R − R_S|  (squared units of y)")
 ax.set_xticks(SIZES, SIZES)
 ax.minorticks_off()
 ax.legend(loc="lower left", fontsize=9)
@@ -603,15 +614,16 @@ plt.show()
 # number for each sample, and only its typical size is known.
 
 # %%
+four_terms = found[:, :, :4].transpose(1, 0, 2)
 print("means over 5 seeds, ± their standard deviation; the terms sum to R(h)\n")
 print("n       R_S(h)          excess          gap             price           R(h)")
-for n, terms in zip(SIZES, found[:, :, :4].transpose(1, 0, 2), strict=True):
+for n, terms in zip(SIZES, four_terms, strict=True):
     columns = [*terms.T, terms.sum(axis=1)]
     print(f"{n:<4}" + "".join(f"{x.mean().round(3) + 0:9.3f} ± {x.std(ddof=1):.2f}" for x in columns))
 
 # %% [markdown]
-# Nearly all of $R(h)$ is the price: the noise in the labels, which nobody can predict. The gap, the only term for
-# which anything has to be proved, is small, though its sign changes from sample to sample.
+# Most of $R(h)$ is the price: the noise in the labels, which nobody can predict. The gap, the only term for which
+# anything has to be proved, has a mean near zero: its sign changes from sample to sample, and its spread falls with $n$.
 
 # %% [markdown]
 # ## What you have seen
@@ -620,14 +632,14 @@ for n, terms in zip(SIZES, found[:, :, :4].transpose(1, 0, 2), strict=True):
 #   small to chance; $2n + d$ weights do it without any training. So no bound can rest on size and training error alone.
 # - A bound that counts is vacuous. A bound on a cloud of networks near an honest prior is not, and it tells true
 #   labels from random ones; inverting the small kl gains where the training error is small.
-# - Where an interpolator fits noise, its own gap cannot be bounded uniformly. That of a surrogate can.
+# - Where an interpolator fits noise, its own gap cannot be bounded uniformly. That of its surrogate is small.
 #
 # ## An open question
 #
 # Your surrogate needed $\theta^*$, and your cloud was trained to make its own bound small. Is there a surrogate for
 # the six networks of exercise 2 that can be computed without the true labels: an average over label noise redrawn, an
 # early iterate, the cloud itself? Say which of the four terms you would measure, how each of them would have to
-# change from $q = 0$ to $q = 1$, and what would prove you wrong. Papers that you can reproduce on this are listed at
+# change from $p = 0$ to $p = 1$, and what would prove you wrong. Papers that you can reproduce on this are listed at
 # the end of the chapter.
 
 # %% [markdown]

@@ -184,7 +184,7 @@ def compare(got: Any, want: Any, mistakes: Iterable[tuple[Any, str]] = (), where
         swapped = "the axes are swapped: " if got.ndim > 1 and got.shape == want.shape[::-1] else ""
         raise Wrong(f"{swapped}the shape is {got.shape}, the contract says {want.shape}{at}.")
     if np.isnan(got[~np.isnan(want)]).any() or np.isinf(got[np.isfinite(want)]).any():
-        raise Wrong(f"it gives infinite or NaN values{at}: which division can be by zero?")
+        raise Wrong(f"it gives infinite or NaN values{at}: which division, logarithm or root is of zero or less?")
     if _close(got, want, rtol):
         return
     for value, hint in mistakes:

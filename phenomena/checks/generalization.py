@@ -1,8 +1,9 @@
 """Checks of the generalization lab."""
 
 import copy
+import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -28,7 +29,7 @@ def _far(count: float, n: float, p: float) -> bool:
 
 
 @check(
-    1, minutes=10, praise="a new draw with probability q, wrong with q(1 - 1/C). Next: can a network fit even q = 1?"
+    1, minutes=10, praise="a new draw with probability p, wrong with p(1 - 1/C). Next: can a network fit even p = 1?"
 )
 def corrupt(answer: Callable[..., Tensor]) -> None:
     """What defines the answer: its distribution, by counts that a right answer misses once in a billion times."""
@@ -39,7 +40,7 @@ def corrupt(answer: Callable[..., Tensor]) -> None:
     outside = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
     first = _labels(answer, y, 0.5, classes, generator)
     if torch.equal(generator.get_state(), _seed(2).get_state()):
-        raise Wrong("it draws nothing from the generator that it is given: a seed would decide nothing.")
+        raise Wrong("it draws nothing from the generator that it is given, which is left as it was.")
     if not torch.equal(outside[0], torch.get_rng_state()) or (outside[1] != np.random.get_state()[1]).any():  # type: ignore[index]
         raise Wrong("it draws from a global random state too: the generator that it is given shall decide everything.")
     if not torch.equal(first, _labels(answer, y, 0.5, classes, _seed(2))):
@@ -50,16 +51,21 @@ def corrupt(answer: Callable[..., Tensor]) -> None:
     new = _labels(answer, y, 1.0, classes, _seed(4))
     kept = int((new == y).sum())
     if kept == n:
-        raise Wrong("at q = 1 every label is what it was: q is the probability to be replaced, not to be kept.")
+        raise Wrong("at p = 1 every label is what it was: p is the probability to be replaced, not to be kept.")
     if torch.equal(new.sort().values, y.sort().values):
         raise Wrong("the labels are only rearranged (each class is as frequent as before): draw new ones.")
     if (new == new[0]).all():
-        raise Wrong("at q = 1 all labels become one and the same: each needs a draw of its own.")
+        raise Wrong("at p = 1 all labels become one and the same: each needs a draw of its own.")
     if kept == 0:
-        raise Wrong("at q = 1 no label stays what it was: the draw is over all classes, the true one is among them.")
+        raise Wrong("at p = 1 no label stays what it was: the draw is over all classes, the true one is among them.")
     for group in (y == c for c in (3, 5, 8)):
         if any(_far(int((new[group] == c).sum()), int(group.sum()), 1 / 3) for c in classes):
-            raise Wrong("at q = 1 the new labels are not uniform over the classes whatever the true label was.")
+            raise Wrong("at p = 1 the new labels are not uniform over the classes whatever the true label was.")
+
+    if (_labels(answer, y[y != 5], 1.0, classes, _seed(9)) != 5).all():
+        raise Wrong("a class that no label has is never drawn: the draw is over `classes`.")
+    if not torch.equal(_labels(answer, y, 0.0, classes, _seed(6)), y):
+        raise Wrong("at p = 0 labels change, and none may.")
 
     many = torch.arange(50)
     spread = [int((_labels(answer, many[:40], 0.5, many, rng) != many[:40]).sum()) for rng in [_seed(5)] * 200]
@@ -69,16 +75,19 @@ def corrupt(answer: Callable[..., Tensor]) -> None:
     if share > 2:
         raise Wrong("the labels are replaced together or not at all: each is to be decided on by itself.")
 
-    if not torch.equal(_labels(answer, y, 0.0, classes, _seed(6)), y):
-        raise Wrong("at q = 0 labels change, and none may.")
-    changed = _labels(answer, y, 0.3, classes, _seed(7)) != y
+    new = _labels(answer, y, 0.3, classes, _seed(7))
+    changed = new != y
     count = int(changed.sum())
+    for was, to in ((3, 5), (5, 8), (8, 3)):
+        group = changed & (y == was)
+        if group.any() and _far(int((new[group] == to).sum()), int(group.sum()), 1 / 2):
+            raise Wrong("which class is drawn depends on whether it is used: draw another random number for it.")
     if not _far(count, n, 0.3):
         raise Wrong(
-            "a fraction q of the labels ends up wrong: q is the chance of a new draw, and some draws are right."
+            "a fraction p of the labels ends up wrong: p is the chance of a new draw, and some draws are right."
         )
     if _far(count, n, 0.2):
-        raise Wrong(f"too {'few' if count < 0.2 * n else 'many'} labels are wrong at q = 0.3.")
+        raise Wrong(f"too {'few' if count < 0.2 * n else 'many'} labels are wrong at p = 0.3.")
     half = [int(part.sum()) for part in changed.split(n // 2)]
     if any(_far(part, n // 2, 0.2) for part in half):
         raise Wrong("whether a label is replaced depends on where it stands.")
@@ -94,10 +103,10 @@ def corrupt(answer: Callable[..., Tensor]) -> None:
 
 
 def _labels(
-    answer: Callable[..., Tensor], y: Tensor, q: float, classes: Tensor, generator: torch.Generator, where: str = ""
+    answer: Callable[..., Tensor], y: Tensor, p: float, classes: Tensor, generator: torch.Generator, where: str = ""
 ) -> Tensor:
     """A student's labels, if they are labels at all."""
-    new = of_kind(answer(y, q, classes, generator), y)
+    new = of_kind(answer(y, p, classes, generator), y)
     at = f" ({where})" if where else ""
     if new.shape != y.shape:
         raise Wrong(f"the shape is {tuple(new.shape)}, the contract says {tuple(y.shape)}{at}.")
@@ -106,7 +115,7 @@ def _labels(
     return new
 
 
-@check(2, minutes=10, praise="one network a labelling, in one call. Next: which of the two errors depends on q?")
+@check(2, minutes=10, praise="one network a labelling, in one call. Next: which of the two errors depends on p?")
 def memorise(answer: Callable[..., object]) -> None:
     """The oracle trains the networks one by one in a loop of its own."""
     for name, inputs, want, mistakes in _memories():
@@ -200,10 +209,10 @@ def _errors(models: list[nn.Sequential], X: Tensor, Y: Sequence[Tensor]) -> list
 
 
 def _points() -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Samples and targets: first so few that nearly any b between its neighbours leaves a system that can be solved."""
+    """Points and targets: first so few that nearly any b between its neighbours leaves a system that can be solved."""
     rng = _seed(31)
     for name, X in samples(8, 3, rng):
-        yield name, X, 3 * torch.randn(len(X), generator=rng, dtype=torch.float64)
+        yield name, X, 3 * torch.randn(len(X), generator=rng, dtype=X.dtype)
     X = torch.randn(6, 4, generator=rng, dtype=torch.float64)
     yield "two samples", X[:2], torch.tensor([1.5, -2.0])
     yield "integer targets", X, torch.tensor([3, -1, 4, 1, -5, 9])
@@ -212,7 +221,7 @@ def _points() -> Iterator[tuple[str, Tensor, Tensor]]:
     yield "far from the origin", X + 20, torch.randn(6, generator=rng, dtype=torch.float64)
 
 
-@check(3, minutes=15, praise="n units fit any targets. Next: look at what f does between its samples.")
+@check(3, minutes=15, praise="n units fit any targets. Next: look at what f does between its points.")
 def shatter(answer: Callable[..., object]) -> None:
     """What defines the answer: f(x_i) = y_i. The b and w may differ."""
     for name, X, y in _points():
@@ -230,26 +239,33 @@ def shatter(answer: Callable[..., object]) -> None:
         def f(b: Tensor, w: Tensor, z: Tensor = z) -> Tensor:
             return torch.relu(z[:, None] - b) @ w
 
-        def hits(values: Tensor, targets: Tensor = sorted_y) -> bool:
-            return values.shape == targets.shape and np.allclose(values, targets, rtol=0, atol=1e-5)
+        def hits(values: Tensor, targets: Tensor = sorted_y, atol: float = 1e-5) -> bool:
+            return values.shape == targets.shape and np.allclose(values, targets, rtol=0, atol=atol)
 
-        if n > 2 and hits(sorted_b, z):
-            raise Wrong("each b_j is a z_j: then unit j is silent at sample j, where it is needed.")
+        if n > 2 and hits(sorted_b, z, atol=1e-12):
+            raise Wrong("each b_j is a z_j: then unit j is silent at point j, where it is needed.")
+        if not w.isfinite().all():
+            raise Wrong("w is not finite: some A_ii is 0. Is z sorted, and each b_j to the left of z_j?")
         reordered = hits(f(b, w[order])) or hits(f(b, w[order.argsort()]))
         transposed = hits(torch.relu(z - b[:, None]) @ w)
         straight = n > 2 and bool((b < z[0]).all())
-        late, early = bool((sorted_b > z).any()), bool((sorted_b[1:] < z[:-1]).any())
-        steep = bool(w.abs().max() > 1e9 * y.abs().max())
+        single = n > 2 and (torch.equal(b, b.float().double()) or torch.equal(w, w.float().double()))
+        late, early = bool((sorted_b >= z).any()), bool((sorted_b[1:] < z[:-1] - 1e-12).any())
+        # a solution up to rounding, where rounding is large
+        solves = (f(b, w) - sorted_y).abs().max() < 1e-9 * f(b, w.abs()).max()
+        steep = bool(solves and w.abs().max() > 1e9 * y.abs().max())
         reasons = [
-            (hits(f(b, w), y.double()), "f has the right values at the wrong samples: z was sorted, were the targets?"),
+            (hits(f(b, w), y.double()), "f has the right values at the wrong points: z was sorted, were the targets?"),
             (hits(f(w, b)), "b and w are swapped: b comes first."),
             (hits(f(-b, w)), "unit j is max(a·x - b_j, 0): is a sign of b turned round?"),
             (reordered, "b and w are in different orders: the units may stand in any order, but in one."),
-            (transposed, "w solves the transposed system: a row of A belongs to a sample, a column to a unit."),
-            (straight, "every b_j lies below all z_i: without a kink between the samples f is a straight line in z."),
-            (steep, "rounding is in the way of huge weights: a unit that starts just before its sample must be steep."),
-            (late, "some unit starts only to the right of its sample: b_j must be below z_j."),
+            (transposed, "w solves the transposed system: a row of A belongs to a point, a column to a unit."),
+            (straight, "every b_j lies below all z_i: without a kink between the points f is a straight line in z."),
+            (single, "b or w has the seven digits of float32: compute in float64."),
+            (steep, "rounding is in the way of huge weights: a unit that starts just before its point must be steep."),
+            (late, "some unit starts only to the right of its point: b_j must be below z_j."),
             (early, "some b_j are below z_{j-1}: A has entries above its diagonal, which a triangular solver skips."),
+            (True, "the b_j are as they should be, but w does not solve A w = y with A_ij = max(z_i - b_j, 0)."),
         ]
         compare(f(b, w), sorted_y, [(f(b, w), hint) for so, hint in reasons if so], name, rtol=1e-4)
 
@@ -257,7 +273,7 @@ def shatter(answer: Callable[..., object]) -> None:
 @check(4, minutes=5, praise="the price of a promise for M classifiers. Next: M = 1, and M = 2 to the 32 W.")
 def hoeffding(answer: Callable[..., float]) -> None:
     """The oracle solves M exp(-2nt²) = δ for t, in logarithms, by Brent's method."""
-    for n, delta, log_M in ((50, 0.05, 1.9), (1500, 0.025, 72087.3), (1, 0.5, 0.0), (10**6, 1e-12, 3.0)):
+    for n, delta, log_M in ((50, 0.1, 3.9), (1500, 0.025, 72087.3), (1, 0.5, 0.0), (10**6, 1e-12, 3.0)):
         want = brentq(lambda t: log_M - 2 * n * t**2 - math.log(delta), 0, 1e6, xtol=1e-14)  # noqa: B023
         L = -math.log(delta)
         mistakes = [
@@ -273,7 +289,12 @@ def hoeffding(answer: Callable[..., float]) -> None:
             (math.sqrt(log_M * L / (2 * n)), "a product of two logarithms: probabilities multiply, logarithms add."),
             (math.sqrt(log_M / (2 * n)) + math.sqrt(L / (2 * n)), "two roots: both logarithms stand under one."),
             (math.sqrt(log_M + L) / (2 * n), "2n is outside the root."),
+            (math.sqrt(log_M + L / (2 * n)), "2n divides only one of the two logarithms."),
+            (n * want, "n multiplies: a / 2 * n is (a / 2) * n."),
+            (math.sqrt(abs(log_M - L) / (2 * n)), "a smaller δ must cost more: ln δ is negative."),
         ]
+        if want > 1:
+            mistakes.append((1.0, "it is cut off at 1: the contract says that it may be larger."))
         if log_M > 1:
             mistakes.append((math.sqrt((math.log(log_M) + L) / (2 * n)), "log_M is a logarithm already."))
         compare(answer(n, delta, log_M), want, mistakes, f"n = {n}, δ = {delta}, log_M = {log_M}", rtol=1e-6)
@@ -305,20 +326,38 @@ def kl_inverse(answer: Callable[..., float]) -> None:
     cases = [(0.1, 0.05), (0.3, 0.4), (0.02, 0.3), (0.5, 0.01), (0.0, 0.05), (0.1, 0.0), (0.3, 1000.0), (1.0, 0.1)]
     for q, c in [*cases, (0.0, 1e-6), (1e-9, 0.01), (0.25, 1e-7)]:
         want, where = _upper(q, c), f"q = {q}, c = {c}"
-        pinsker = q + math.sqrt(c / 2)
+        got, pinsker = answer(q, c), q + math.sqrt(c / 2)
+        number, inside = _number(got), q + 1e-9 < want < 1 - 1e-9
+        ends = [
+            (inside and q == 0 and number < 1e-9, "it ends at q = 0: there 0 ln 0 is 0, and not NaN."),
+            (inside and abs(number - q) < 1e-9, "it ends at q: which half of the interval has the crossing?"),
+            (inside and abs(number - 1) < 1e-9, "it ends at 1: which half of the interval has the crossing?"),
+        ]
         mistakes = [
-            (1 - _upper(1 - q, c), "it is below q: kl grows on both sides of q, and a bound is above."),
+            *((got, hint) for so, hint in ends if so),
             (_swapped(q, c), "the arguments are swapped: q, the training error, comes first."),
             (pinsker, "that is Pinsker's q + √(c/2): right as a bound, but not the sharp one."),
             (min(1.0, pinsker), "that is Pinsker's q + √(c/2): right as a bound, but not the sharp one."),
             (_upper(q, c * math.log(2)), "the kl is in bits: use natural logarithms."),
             (_kl(q, min(c, 1.0)), "that is kl(q‖c) itself: solve kl(q‖p) = c for p."),
         ]
-        got = answer(q, c)
+        if number < q - 1e-9:
+            mistakes.append((number, "it is below q: kl grows on both sides of q, and a bound is above."))
+        mistakes.append((want - q, "that is how far p lies above q: the contract says p."))
         # first roughly: whoever halves too seldom has the right idea
         compare(got, want, mistakes, where, rtol=2e-3 / want)
-        if abs(float(got) - want) > 1e-8:
-            raise Wrong(f"near, but not to within 1e-8 ({where}): each halving of the interval gains one bit.")
+        if abs(number - want) > 1e-8:
+            raise Wrong(
+                f"near, but not to within 1e-8 ({where}): each halving of the interval gains one bit, in float64."
+            )
+
+
+def _number(got: object) -> float:
+    """A number as a float, NaN for anything else."""
+    try:
+        return float(got)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):
+        return math.nan
 
 
 @check(6, minutes=10, praise="the information in a cloud, in nats. Next: which weights may be noisy for nothing?")
@@ -345,6 +384,16 @@ def gaussian_kl(answer: Callable[..., float]) -> None:
                 ((far + (ratio - 1 - ratio.log()).sum()) / 2, "the distance w - w₀ is not in units of λ."),
                 ((w.double().square().sum() - far) / (2 * lam) + want, "w₀ is not in it: the prior is around w₀."),
                 (want / d, "a mean over the weights: independent weights add up."),
+                (want + (d - 1) / 2, "the -1 stands in the sum, once for each weight."),
+                (want + d / 2 - 1, "the -1 stands in the sum, once for each weight."),
+                (want + log_ratio / 2, "the logarithm is missing."),
+                (want - d * math.log(lam) / 2, "λ is missing in the logarithm."),
+                (want + s.double().log().sum() / 2, "s is not squared in the logarithm."),
+                (want + log_ratio * (1 - 1 / math.log(2)) / 2, "a logarithm to base 2: all of them are natural."),
+                (want + log_ratio * (1 - 1 / math.log(10)) / 2, "a logarithm to base 10: all of them are natural."),
+                (want / math.log(2), "that is in bits: nats have natural logarithms."),
+                (want + (ratio * lam - ratio).sum() / 2, "s² is not divided by λ."),
+                (-want, "a divergence is never below 0: turn the sign round."),
             ]
             tolerance = 1e-4 if w.dtype == torch.float32 else 1e-6
             compare(answer(w, s, w_0, lam), want, mistakes, f"{name}, λ = {lam}", tolerance)
@@ -374,8 +423,36 @@ def pac_bayes(answer: Callable[..., float]) -> None:
             (c, "that is c: the risk is not yet solved for."),
             (gibbs_error + c, "that is c added to the training error: use your kl_inverse."),
         ]
+        for price_of, hint in (
+            (math.log(2 * math.sqrt(n)), "δ is not in it."),
+            (math.log2(2 * math.sqrt(n) / delta), "a logarithm to base 2: all of them are natural."),
+            (math.log10(2 * math.sqrt(n) / delta), "a logarithm to base 10: all of them are natural."),
+            (math.log(math.sqrt(2 * n) / delta), "the 2 stands before the root, not under it."),
+            (math.log(2 * math.sqrt(n / delta)), "δ does not stand under the root."),
+            (price - KL, "the KL is not in it."),
+        ):
+            mistakes.append((_upper(gibbs_error, (KL + price_of) / n), hint))
+        if c <= 1:
+            mistakes.append((_upper(c, gibbs_error), "the arguments of the inverse are swapped."))
         where = f"R_S(Q) = {gibbs_error}, KL = {KL:g}, n = {n}, δ = {delta}"
-        compare(answer(gibbs_error, KL, n, delta), _upper(gibbs_error, c), mistakes, where, rtol=1e-6)
+        got, want = answer(gibbs_error, KL, n, delta), _upper(gibbs_error, c)
+        own = _used_by(answer).get("kl_inverse")
+        if callable(own) and not (math.isclose(_number(got), want, rel_tol=1e-6) or _gives(own, gibbs_error, c, want)):
+            raise Wrong("it rests on your kl_inverse, which is not right yet: first mend exercise 5.")
+        compare(got, want, mistakes, where, rtol=1e-6)
+
+
+def _used_by(answer: Callable[..., object]) -> Mapping[str, object]:
+    """The student's own functions, and all other global names, that an answer uses."""
+    student = inspect.getclosurevars(answer).nonlocals.get("answer", answer)  # a check is given a wrapper
+    return inspect.getclosurevars(student).globals if inspect.isfunction(student) else {}
+
+
+def _gives(inverse: Callable[..., object], q: float, c: float, want: float) -> bool:
+    try:
+        return math.isclose(_number(inverse(q, c)), want, rel_tol=1e-6)
+    except Exception:  # whatever a student's function may raise
+        return False
 
 
 @check(8, minutes=20, praise="they sum to R(h). Next: which of them shrinks as n grows?")
@@ -410,6 +487,7 @@ def risk_terms(answer: Callable[..., object]) -> None:
         want = terms(risk(h), on(h, y), risk(s), on(s, y))
         of_h = (risk(h), on(h, y))
         clean = "R_S compares with the labels of the sample, and those are noisy, for s too."
+        over = "R is a sum over the features, not a mean."
         ones, flat = np.ones(p), "a risk weighs each feature's error by its variance, once."
         mistakes = [
             (terms(*of_h, *of_h), "s is h: the surrogate is fitted to labels without noise."),
@@ -426,6 +504,12 @@ def risk_terms(answer: Callable[..., object]) -> None:
             ),
             (terms(risk(fit(noise)), on(fit(noise), y), risk(s), on(s, y)), "h is fitted to the noise alone."),
             (terms(risk(s), on(s, y), *of_h), "h and s are swapped."),
+            (terms(risk(h, sigma2=sigma2**2), on(h, y), risk(s, sigma2=sigma2**2), on(s, y)), "sigma2 is σ² already."),
+            (terms(risk(h, sigma2=sigma2**0.5), on(h, y), risk(s, sigma2=sigma2**0.5), on(s, y)), "sigma2 is σ²."),
+            (terms(risk(h, variances / p), on(h, y), risk(s, variances / p), on(s, y)), over),
+            ([0.0, *want[1:3], on(s, y)], "R_S(h) is 0 only where h interpolates: n may exceed p."),
+            ([*want[:3], on(s, y)], "R_S(h) is 0 only where h interpolates: n may exceed p."),
+            ([want[0], want[1], risk(h) - on(h, y), want[3]], "the gap is that of s, not of h."),
             (want * [1, 1, 1, -1], "the price has the wrong sign: the four terms must sum to R(h)."),
             (want * [1, 1, -1, 1], "the gap has the wrong sign: the four terms must sum to R(h)."),
             (want * [1, -1, 1, 1], "the excess has the wrong sign: the four terms must sum to R(h)."),
