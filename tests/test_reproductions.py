@@ -96,7 +96,7 @@ def test_the_other_paper_scale_networks_do_so_too(monkeypatch):
     zhang, dziugaite = program("zhang2017understanding"), program("dziugaite2017computing")
     monkeypatch.setattr(zhang, "load", tiny_cifar)
     monkeypatch.setattr(dziugaite, "load", tiny_mnist)
-    values = zhang.cifar10(0, epochs=1, hidden=(8, 8)) | dziugaite.full_mnist(0, n=100, width=8, steps=3)
+    values = zhang.cifar10(0, epochs=1, hidden=(8, 8)) | dziugaite.full_mnist(0, n=100, width=32, steps=3)
     assert 0 < values["paper_bound"] <= 1
     for paper in ("zhang2017understanding", "dziugaite2017computing"):
         needed = {key for claim in CARDS[paper].claims if claim.scale == "paper" for key in claim.keys}
