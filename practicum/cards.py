@@ -85,6 +85,13 @@ class Claim(Strict):
     paper: PaperNumber | None = None
     note: str | None = None
     of: str | None = None
+    fixed: bool = False  # the same on every seed, such as a closed form: who hard-codes it tells no lie
+
+    @property
+    def reads(self) -> set[str]:
+        """The keys of a program's output that the claim needs, its reference's included."""
+        equals = self.expect.equals if self.expect else None
+        return {*self.keys, *([equals] if isinstance(equals, str) else [])}
 
     def key_problem(self) -> str | None:
         """Say what is wrong with the keys for this kind, if anything is."""
@@ -126,6 +133,17 @@ class Budget(Strict):
     seeds: Annotated[int, Field(ge=5)]
 
 
+class Practical(Strict):
+    """What a group that takes the paper is given: what each key means, where to start, what to try beyond."""
+
+    capacity: Annotated[int, Field(ge=0)] = 1
+    size: Literal["small", "medium", "large"]
+    code_policy: Literal["allowed", "cite", "forbidden"] = "cite"
+    keys: Annotated[dict[Text, Text], Field(min_length=1)]
+    start: Text
+    extensions: Annotated[list[Text], Field(min_length=1)]
+
+
 class Card(Strict):
     """A paper: where it stands, how our setting differs from its own, and what it claims."""
 
@@ -136,6 +154,7 @@ class Card(Strict):
     author_code: Text
     budget: Budget
     setting: Text
+    practical: Practical | None = None
     claims: Annotated[list[Claim], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -155,6 +174,8 @@ class Card(Strict):
         roles = {claim.role for claim in self.claims}
         if "core" in roles and "control" not in roles:
             found.append((("claims",), "a core claim needs a control (add one: the cause removed)"))
+        if self.practical:
+            found += _named(self.practical.keys, self.claims)
         if found:
             raise PlacedError(*found)
         return self
@@ -162,6 +183,19 @@ class Card(Strict):
     def at(self, scale: str) -> list[Claim]:
         """List the claims that runs of this scale must serve; smoke runs serve the laptop's."""
         return [claim for claim in self.claims if claim.scale == ("paper" if scale == "paper" else "laptop")]
+
+
+def _named(keys: dict[str, str], claims: list[Claim]) -> list[tuple[Loc, str]]:
+    """List the keys that claims read and the practical does not explain, and those that it explains in vain."""
+    found: list[tuple[Loc, str]] = []
+    read: set[str] = set()
+    for i, claim in enumerate(claims):
+        if claim.scale == "laptop":
+            read |= claim.reads
+            lost = sorted(claim.reads - keys.keys())
+            found += [(("claims", i, "keys"), f"practical.keys does not explain {key!r} (add it)") for key in lost]
+    vain = sorted(keys.keys() - read)
+    return found + [(("practical", "keys", key), "no claim reads it (remove it)") for key in vain]
 
 
 def _inherit(control: Claim, causes: dict[str, Claim]) -> list[tuple[Loc, str]]:

@@ -32,7 +32,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-def read(path: Path, model: type[Model], root: Path, **context: str) -> Model:
+def read(path: Path, model: type[Model], root: Path, **context: Any) -> Model:
     """Read `path` as `model`, or raise a ReadingError whose paths are relative to `root`."""
     shown = path.relative_to(root).as_posix()
     try:

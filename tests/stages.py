@@ -27,7 +27,7 @@ def stages() -> list[tuple[str, list[str]]]:
         ("chromium", [PYTHON, "tests/stages.py", "--chromium"]),
         ("style", [PYTHON, "-m", "ruff", "check", "."]),
         ("types", [PYTHON, "-m", "mypy"]),
-        ("cards", [PYTHON, "-m", "practicum", "check"]),
+        ("cards", [PYTHON, "-m", "practicum", "cards"]),
         ("labs made", [PYTHON, "solutions/build.py", "--check"]),
         ("book", [BOOK, "build", ".", "-n", "-W", "--keep-going"]),
         ("unit tests", [*PYTEST, "-n", "2", "--dist", "worksteal", "-m", "not browser", "tests"]),

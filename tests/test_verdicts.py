@@ -320,9 +320,9 @@ def test_known_errors_are_single_lines(tmp_path: Path) -> None:
 
 def test_check(tmp_path: Path) -> None:
     repository(tmp_path)
-    assert told(tmp_path, "check") == (0, "1 cards, 2 claims: the cards are well-formed\n", "")
+    assert told(tmp_path, "cards") == (0, "1 cards, 2 claims: the cards are well-formed\n", "")
     (tmp_path / "reproductions/toy/reproduce.py").unlink()
-    code, out, err = told(tmp_path, "check")
+    code, out, err = told(tmp_path, "cards")
     assert (code, out, err.count("\n")) == (1, "1 cards, 2 claims: the cards are well-formed\n", 1)
     assert err.startswith("reproductions/toy/reproduce.py: is missing")
 
