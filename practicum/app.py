@@ -1,18 +1,44 @@
 """The command line's frame: the app that the commands register with, and how they tell errors."""
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperGroup
 
 from practicum import PracticumError
 from practicum.runs import Interrupted
 
 Root = Annotated[Path, typer.Option(help="The repository.", show_default="this one", resolve_path=True)]
+SemesterOption = Annotated[
+    Path, typer.Option("--semester", help="The semester's folder.", show_default="the current one", resolve_path=True)
+]
+
+COLOURS = {"reproduced": "green", "partly": "yellow", "not reproduced": "red", "not run": "dim"}
+
+ORDER = (
+    "init", "papers", "groups", "allot", "start", "check", "submit", "receipt", "rerun", "status", "score", "desk",
+    "gradebook", "feedback", "audit", "similar", "demo", "cards", "reproduce", "verdicts",
+)  # fmt: skip
+
+
+class InOrder(TyperGroup):
+    """Lists the commands in the order of a semester; those on the papers themselves come last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Sort by ORDER."""
+        return sorted(super().list_commands(ctx), key=lambda name: (name not in ORDER, (*ORDER, name).index(name)))
+
 
 app = typer.Typer(
+    cls=InOrder,
     help="Cards, runs and verdicts of the reproductions; and a semester in which groups write their own.",
     no_args_is_help=True,
     add_completion=False,
@@ -46,3 +72,17 @@ class Errors:
     def exit(self) -> None:
         """Leave with the exit code."""
         raise typer.Exit(self.code)
+
+
+def plain_table(*columns: str) -> Table:
+    """Begin a table whose cells wrap."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def print_table(table: Table) -> None:
+    """Print a table; on a pipe it takes the width it needs, lest ids be cut."""
+    narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
+    Console(width=None if narrow else 200, highlight=False).print(table)

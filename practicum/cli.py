@@ -1,9 +1,9 @@
-"""The command line: all commands, in the order of a semester."""
+"""The command line: importing a module of commands registers them."""
 
 from practicum.app import app
-from practicum.commands import science
+from practicum.commands import catalogue, grading, groupwork, people, science
 
-__all__ = ["app", "main", "science"]
+__all__ = ["app", "catalogue", "grading", "groupwork", "main", "people", "science"]
 
 
 def main() -> None:

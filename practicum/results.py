@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field, FiniteFloat, ValidationError, ValidationInfo, field_validator, model_validator
 
 from practicum import ROOT, PracticumError, choices
+from practicum.cards import Card, load_cards
 from practicum.kinds import Values
 from practicum.reading import Strict
 from practicum.sources import source_hash
@@ -112,6 +113,11 @@ class Results(Strict):
 def program_path(root: Path, paper: str) -> Path:
     """Where the paper's program stands."""
     return Path(root) / "reproductions" / paper / "reproduce.py"
+
+
+def load_worked(root: Path = ROOT) -> dict[str, Card]:
+    """Read the cards of the papers that the course works out itself; the others are for groups alone."""
+    return {paper: card for paper, card in load_cards(root).items() if program_path(root, paper).is_file()}
 
 
 def results_path(root: Path, paper: str, scale: str = "laptop") -> Path:

@@ -12,7 +12,7 @@ from scipy.stats import t
 from practicum import ROOT, PracticumError
 from practicum.cards import Card, Claim, Expect, load_cards
 from practicum.kinds import reference, statistic
-from practicum.results import Results, is_stale, load_results
+from practicum.results import Results, is_stale, load_results, load_worked
 
 FEWEST_SEEDS = 5
 SLACK = 1e-9  # results carry 6 digits: a tie must not hang on a float's last bit
@@ -69,8 +69,9 @@ class Judgement(BaseModel):
 
 
 def judge_all(root: Path = ROOT, papers: list[str] | None = None) -> list[Judgement]:
-    """Judge every claim of `papers`, or of all under `root`, in the cards' order."""
-    return [found for card in load_cards(root, papers).values() for found in judge_card(card, root)]
+    """Judge every claim of `papers`, or of all that are worked out under `root`, in the cards' order."""
+    cards = load_worked(root) if papers is None else load_cards(root, papers)
+    return [found for card in cards.values() for found in judge_card(card, root)]
 
 
 def judge_card(card: Card, root: Path = ROOT) -> list[Judgement]:

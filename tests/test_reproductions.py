@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from phenomena.data import Dataset
-from practicum.cards import load_cards
+from practicum.results import load_worked
 from practicum.runs import ROOT, is_stale, load_results
 
-CARDS = load_cards(ROOT)
+CARDS = load_worked(ROOT)
 
 
 def smoke(paper: str, seed: int, out: Path) -> subprocess.CompletedProcess[str]:

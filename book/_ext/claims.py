@@ -17,7 +17,7 @@ from sphinx.util.typing import ExtensionMetadata
 
 from practicum import PracticumError, choices
 from practicum.cards import Card, load_cards
-from practicum.results import is_stale, load_results
+from practicum.results import is_stale, load_results, load_worked
 from practicum.verdicts import Judgement, judge_card, measured
 
 LOGGER = logging.getLogger(__name__)
@@ -203,7 +203,7 @@ class ScoreboardDirective(ClaimsDirective):
         """Build the counts and a section a theme, or warn."""
         root = Path(self.env.srcdir)
         try:
-            cards = load_cards(root)
+            cards = load_worked(root)
             all_told = [told for paper in cards for told in judgements(root, paper).values()]
             counts = Counter(told.status for told in all_told)
             lead = nodes.paragraph("", "", classes=["verdict-counts"])

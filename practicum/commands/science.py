@@ -1,34 +1,29 @@
 """Commands on the papers: check the cards, run the programs, show the verdicts."""
 
 import json
-import os
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 
 from practicum import ROOT, PracticumError
-from practicum.app import Errors, Root, app
+from practicum.app import COLOURS, Errors, Root, app, plain_table, print_table
 from practicum.cards import Card, load_cards
-from practicum.results import RunScale, program_path, results_path
+from practicum.results import RunScale, load_worked, program_path, results_path
 from practicum.runs import Interrupted, is_fresh, run
 from practicum.verdicts import FEWEST_SEEDS, Judgement, judge_card
 
-COLOURS = {"reproduced": "green", "partly": "yellow", "not reproduced": "red", "not run": "dim"}
 Papers = Annotated[list[str] | None, typer.Argument(help="Ids of papers (folders); none: all.", metavar="[PAPER]...")]
 
 
 @app.command()
 def cards(root: Root = ROOT) -> None:
-    """Check every paper's card, and that its program is there.
+    """Check every paper's card, and that its program is there or groups can write one.
 
     Example: practicum cards
     """
@@ -37,8 +32,9 @@ def cards(root: Root = ROOT) -> None:
         found = load_cards(root)
         for paper in found:
             with errors.told():
-                if not program_path(root, paper).is_file():
-                    raise PracticumError(f"reproductions/{paper}/reproduce.py: is missing (write the program)")
+                if not (program_path(root, paper).is_file() or found[paper].practical):
+                    missing = f"reproductions/{paper}/reproduce.py: is missing"
+                    raise PracticumError(f"{missing} (write the program, or a `practical` in the card)")
         claims = sum(len(card.claims) for card in found.values())
         typer.echo(f"{len(found)} cards, {claims} claims: the cards are well-formed")
     errors.exit()
@@ -66,7 +62,7 @@ def reproduce(
     with errors.told():
         if seeds is not None and seeds < FEWEST_SEEDS and scale != "smoke":
             raise PracticumError(f"{seeds} seeds are too few (give {FEWEST_SEEDS}, or try with --scale smoke)")
-        for card in load_cards(root, None if paper is None else [paper]).values():
+        for card in (load_worked(root) if paper is None else load_cards(root, [paper])).values():
             with errors.told():
                 _reproduce(card, scale, seeds or card.budget.seeds, jobs, root, force)
             if errors.code == Interrupted.exit_code:
@@ -109,7 +105,7 @@ def verdicts(
     errors = Errors()
     judged: list[Judgement] = []
     with errors.told():
-        for card in load_cards(root, papers or None).values():
+        for card in (load_cards(root, papers) if papers else load_worked(root)).values():
             with errors.told():  # a paper that cannot be judged hides no other
                 judged += judge_card(card, root)
         if as_json:
@@ -122,10 +118,7 @@ def verdicts(
 
 
 def _print(judged: list[Judgement]) -> None:
-    """Print the table; on a pipe it takes the width it needs, lest ids be cut."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for name in ("paper", "claim", "role", "paper's", "ours", "verdict"):
-        table.add_column(name, overflow="fold")
+    table = plain_table("paper", "claim", "role", "paper's", "ours", "verdict")
     table.add_column("s", justify="right", no_wrap=True)
     last = ""
     for j in judged:
@@ -142,13 +135,11 @@ def _print(judged: list[Judgement]) -> None:
             _ours(j),
         )
         table.add_row(*map(Text, cells), verdict, Text(seconds))
-    narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
-    console = Console(width=None if narrow else 200, highlight=False)
-    console.print(table)
+    print_table(table)
     if any(j.source == "unchecked" for j in judged):
-        console.print("? the sentence is not checked against the paper", markup=False)
+        typer.echo("? the sentence is not checked against the paper")
     if any(j.stale for j in judged):
-        console.print("stale: the program has changed since (make reproduce runs it again)", markup=False)
+        typer.echo("stale: the program has changed since (make reproduce runs it again)")
 
 
 def _paper_number(j: Judgement) -> str:

@@ -58,6 +58,7 @@ class Log:
             last, n, added = events[-1].hash if events else FIRST, len(events), []
             for kind, data in entries:
                 at, n = time or datetime.now(UTC), n + 1
+                _compact(data)  # ValueError for a NaN, which pydantic would write as null
                 event = Event(n=n, time=at, who=who, kind=kind, data=data, previous=last)
                 event = Event.model_validate_json(event.model_dump_json())  # as it will be read
                 event.hash = last = event.digest()

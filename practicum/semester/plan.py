@@ -1,5 +1,6 @@
 """A semester's plan, `semester.yml`: dates, limits, policies and rubric; and where its files stand."""
 
+import csv
 from datetime import datetime, timedelta
 from functools import cached_property
 from hashlib import sha256
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, FiniteFloat, ValidationInfo, field_validator, model_validator
+from pydantic import AwareDatetime, Field, FiniteFloat, ValidationInfo, field_validator, model_validator
 
 from practicum import PracticumError, choices
 from practicum.cards import Text
@@ -28,7 +29,7 @@ class Seeds(Strict):
     """The seeds that groups run themselves, and how many hidden ones a re-run takes."""
 
     public: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=5)] = [0, 1, 2, 3, 4]
-    hidden: Annotated[int, Field(ge=5)] = 5
+    hidden: Annotated[int, Field(ge=5)] = 6  # one more than a verdict needs: one may fail
 
 
 class SubmissionLimits(Strict):
@@ -109,6 +110,7 @@ class Plan(Strict):
     peer: Peer = Peer()
     rubric: Annotated[list[Node], Field(min_length=1)]
     gradebook: dict[Text, Text] = {}  # column of the university's system -> what stands in it
+    grades: dict[Text, Annotated[FiniteFloat, Field(ge=0, le=100)]] = {}  # grade -> from which percentage on
 
     @field_validator("timezone")
     @classmethod
@@ -158,10 +160,16 @@ class Public(Strict):
 
     title: Text
     timezone: str
-    dates: dict[Text, datetime]
+    dates: dict[Text, AwareDatetime]
+    later: dict[str, dict[str, AwareDatetime]] = {}  # deliverable -> group -> its own date, without the reason
+    groups: dict[str, list[str]] = {}  # group -> its papers
     seeds: list[int]
     limits: Limits
     late: Late
+
+    def due(self, deliverable: str, group: str) -> datetime:
+        """Give a group's date for a deliverable."""
+        return self.later.get(deliverable, {}).get(group, self.dates[deliverable])
 
 
 class Semester:
@@ -192,8 +200,21 @@ class Semester:
     def public(self) -> Public:
         """Select what groups may see."""
         p = self.plan
-        return Public(title=p.title, timezone=p.timezone, dates=p.dates, seeds=p.seeds.public, limits=p.limits,
-                      late=p.late)  # fmt: skip
+        later: dict[str, dict[str, datetime]] = {}
+        for e in p.extensions:
+            later.setdefault(e.deliverable, {})[e.group] = p.due(e.deliverable, e.group)
+        return Public(title=p.title, timezone=p.timezone, dates=p.dates, later=later, groups=self.papers(),
+                      seeds=p.seeds.public, limits=p.limits, late=p.late)  # fmt: skip
+
+    def papers(self) -> dict[str, list[str]]:
+        """List each group's papers, as allotment.csv has them; none before there is one."""
+        if not self.allotment.is_file():
+            return {}
+        found: dict[str, list[str]] = {}
+        with open(self.allotment, encoding="utf-8-sig", newline="") as file:
+            for row in csv.DictReader(file):
+                found.setdefault(row["group"], []).append(row["paper"])
+        return found
 
     def _publish(self) -> None:
         """Keep `drop/plan.yml` as the plan says, so that a change of dates reaches the groups' commands."""

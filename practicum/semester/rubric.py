@@ -49,7 +49,7 @@ class Node(Strict):
             if (self.grader == "machine") != (self.check is not None):
                 yield ("check",), "belongs to machine leaves, and each needs one (runs, matches, consistent, extension)"
             if (self.grader == "human") != (self.points is not None):
-                yield ("points",), "belongs to human leaves, and each needs the most that it can get"
+                yield ("points",), "belongs to human leaves, and each needs it (the most that it can get)"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,208 @@
+"""Handing in: what is taken, what is refused, and what a kill leaves."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from practicum_fixtures import write
+from semester_fixtures import PAPERS, as_json, empty_semester, fill, hand_in
+
+from practicum.reading import ReadingError
+from practicum.semester import drop as dropping
+from practicum.semester.drop import (
+    DropError,
+    clock,
+    intact,
+    latest,
+    manifest,
+    snapshot_hash,
+    submissions,
+    submit,
+    verify,
+)
+from practicum.semester.kit import start
+
+PAPER = "peak2020toy"
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Path:
+    semester, root = empty_semester(tmp_path)
+    return fill(start(semester, PAPER, "g01", ["Ada Adler"], root))
+
+
+def drop_of(kit: Path) -> Path:
+    return kit.parents[2] / "drop"
+
+
+def test_a_submission_is_a_snapshot_a_line_and_a_receipt(kit: Path) -> None:
+    receipt = submit(kit, "midterm", drop_of(kit))
+    snapshot = drop_of(kit) / "snapshots" / receipt.snapshot
+    there = {f.relative_to(snapshot).as_posix() for f in snapshot.rglob("*") if f.is_file()}
+    assert there == {f.path for f in receipt.files}
+    assert {"claims.yml", "reproduce.py", "report.md", "figure.png", "results.json"} <= there
+    assert not any("receipts" in name for name in there)
+    assert all(not os.stat(snapshot / name).st_mode & 0o222 for name in there)
+    [event] = submissions(drop_of(kit))
+    assert (event.group, event.paper, event.deliverable, event.snapshot) == ("g01", PAPER, "midterm", receipt.snapshot)
+    [file] = (kit / "receipts").iterdir()
+    assert verify(file, drop_of(kit)) == receipt
+
+
+def test_resubmission_keeps_the_old_one_and_the_same_folder_is_told(kit: Path) -> None:
+    first = submit(kit, "midterm", drop_of(kit))
+    with pytest.raises(DropError, match="this very folder was handed in already"):
+        submit(kit, "midterm", drop_of(kit))
+    write(kit / "report.md", "better")
+    second = submit(kit, "midterm", drop_of(kit))
+    assert first.snapshot != second.snapshot
+    assert intact(drop_of(kit), first.snapshot)
+    assert latest(submissions(drop_of(kit)))["g01", PAPER, "midterm"].snapshot == second.snapshot
+    assert submit(kit, "final", drop_of(kit)).snapshot == second.snapshot  # one content, two deliverables
+
+
+def test_the_name_is_of_the_content_alone(kit: Path, tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    for folder in (a, b):
+        for name in sorted(("x.py", "sub/y.md"), reverse=folder == b):
+            write(folder / name, name)
+    os.utime(b / "x.py", (1, 1))
+    assert snapshot_hash(manifest(a)) == snapshot_hash(manifest(b))
+    (b / "x.py").rename(b / "z.py")
+    assert snapshot_hash(manifest(a)) != snapshot_hash(manifest(b))
+
+
+def test_late_is_by_the_receiving_side(kit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert abs((clock(drop_of(kit)) - datetime.now(UTC)).total_seconds()) < 5
+    monkeypatch.setattr(dropping, "clock", lambda drop: datetime(2027, 6, 5, 12, 0, tzinfo=UTC))
+    receipt = submit(kit, "midterm", drop_of(kit))
+    assert receipt.factor == pytest.approx(0.9)
+    assert receipt.received == datetime(2027, 6, 5, 12, 0, tzinfo=UTC)
+
+
+def test_a_late_one_does_not_replace_a_punctual_one_by_accident(kit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    submit(kit, "midterm", drop_of(kit))
+    write(kit / "report.md", "better")
+    monkeypatch.setattr(dropping, "clock", lambda drop: datetime(2027, 6, 5, 12, 0, tzinfo=UTC))
+    with pytest.raises(DropError, match=r"would count for 90%, .* counts for 100% \(leave it, or say --replace\)"):
+        submit(kit, "midterm", drop_of(kit))
+    assert len(submissions(drop_of(kit))) == 1
+    assert submit(kit, "midterm", drop_of(kit), replace=True).factor == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (lambda kit: (kit / "reproduce.py").unlink(), "holds no reproduce.py"),
+        (lambda kit: write(kit / "data.bin", "x"), "data.bin: files of this type are not taken"),
+        (lambda kit: (kit / "big.csv").write_bytes(b"0" * 11_000_000), "big.csv: has 11.0 MB, more than 10"),
+        (lambda kit: [write(kit / f"f{i}.txt", "x") for i in range(201)], "files, more than 200"),
+        (lambda kit: [(kit / f"f{i}.txt").write_bytes(b"0" * 9_000_000) for i in range(6)], "MB, more than 50"),
+        (lambda kit: (kit / "link.md").symlink_to("/etc/passwd"), "link.md: is no plain file"),
+        (lambda kit: (kit / "folder").symlink_to("/etc"), "folder: is no plain file"),
+        (lambda kit: os.mkfifo(kit / "pipe.txt"), "pipe.txt: is no plain file"),
+    ],
+)
+def test_what_is_not_taken_leaves_nothing_behind(kit: Path, harm, told: str) -> None:
+    harm(kit)
+    with pytest.raises(DropError, match=told):
+        submit(kit, "midterm", drop_of(kit))
+    assert submissions(drop_of(kit)) == []
+    assert not list(drop_of(kit).glob("snapshots/*"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("group: g01", "group: g09", "'g09' is allotted no paper, not 'peak2020toy'"),
+        ("paper: peak2020toy", "paper: tail2021toy", "is not the kit's paper"),
+        ("status: reproduced", "status: proven", "'proven' is none of"),
+        ("id: law", "id: lax", r"'lax' is no claim of the card \(did you mean 'law'"),
+        ("id: law", "id: peak", "'peak' is taken"),
+        ("claims:", "claims: [", "is no YAML"),
+        ("at_most: 4", "at_most: 4\n    equals: 3", "exactly one of"),
+    ],
+)
+def test_claims_that_do_not_serve_are_refused(kit: Path, old: str, new: str, told: str) -> None:
+    text = (kit / "claims.yml").read_text(encoding="utf-8")
+    assert old in text
+    write(kit / "claims.yml", text.replace(old, new, 1))
+    with pytest.raises((DropError, ReadingError), match=told):
+        submit(kit, "midterm", drop_of(kit))
+    assert submissions(drop_of(kit)) == []
+
+
+def test_other_mistakes(kit: Path, tmp_path: Path) -> None:
+    with pytest.raises(DropError, match=r"no deliverable 'mid-term' \(did you mean 'midterm'"):
+        submit(kit, "mid-term", drop_of(kit))
+    with pytest.raises(DropError, match=r"holds no plan\.yml"):
+        submit(kit, "midterm", tmp_path / "elsewhere")
+
+
+def test_a_receipt_shows_what_was_done_to_the_drop_folder(kit: Path) -> None:
+    receipt = submit(kit, "midterm", drop_of(kit))
+    [file] = (kit / "receipts").iterdir()
+    forged = as_json(file) | {"line": 2}
+    write(kit / "forged.json", __import__("json").dumps(forged))
+    with pytest.raises(DropError, match="the log has no such line 2"):
+        verify(kit / "forged.json", drop_of(kit))
+    report = drop_of(kit) / "snapshots" / receipt.snapshot / "report.md"
+    report.chmod(0o644)
+    report.write_text("changed")
+    with pytest.raises(DropError, match="is not what it was"):
+        verify(file, drop_of(kit))
+    with pytest.raises(DropError, match="is no receipt"):
+        verify(kit / "claims.yml", drop_of(kit))
+
+
+SUBMIT = """\
+import sys
+from pathlib import Path
+from practicum.semester.drop import submit
+submit(Path(sys.argv[1]), "midterm", Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
+def test_a_kill_at_any_moment_leaves_nothing_half(kit: Path) -> None:
+    (kit / "figure.csv").write_bytes(b"0" * 8_000_000)  # some time to be killed in
+    drop, wait = drop_of(kit), random.Random(0)
+    command = [sys.executable, "-c", SUBMIT, str(kit), str(drop)]
+    start = time.perf_counter()
+    subprocess.run(command, check=True)
+    whole, killed = time.perf_counter() - start, 0
+    for i in range(8):
+        before = len(submissions(drop))
+        write(kit / "report.md", f"version {i}")
+        child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        time.sleep(whole * (0.5 + 0.5 * wait.random()))
+        child.kill()
+        killed += child.wait() != 0
+        accepted = submissions(drop)  # the chain holds
+        assert all(intact(drop, s.snapshot) for s in accepted)
+        assert len(accepted) - before in (0, 1)
+        if len(accepted) == before:  # not accepted: the same command does it, whatever was left
+            subprocess.run(command, check=True)
+        assert len(submissions(drop)) == before + 1
+    assert killed > 0
+
+
+def test_two_groups_hand_in_at_once(tmp_path: Path) -> None:
+    semester, root = empty_semester(tmp_path)
+    kits = [fill(start(semester, paper, group, ["A"], root)) for group in ("g01", "g02", "g03") for paper in PAPERS]
+    running = [subprocess.Popen([sys.executable, "-c", SUBMIT, str(kit), str(semester.drop)]) for kit in kits]
+    assert [child.wait() for child in running] == [0] * 6
+    assert len(latest(submissions(semester.drop))) == 6
+
+
+def test_a_group_that_hands_in_twice_keeps_both_receipts(tmp_path: Path) -> None:
+    semester, root = empty_semester(tmp_path)
+    for deliverable in ("midterm", "final"):
+        hand_in(semester, root, "g02", PAPER, deliverable)
+    assert len(list((semester.kits / "g02" / PAPER / "receipts").iterdir())) == 2
