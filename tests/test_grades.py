@@ -113,6 +113,18 @@ def test_late_takes_its_share_of_every_leaf_of_the_deliverable(tmp_path: Path, m
     assert again["reproducibility.theory"].counted == pytest.approx(1.0)
 
 
+def test_a_leaf_of_the_group_is_as_late_as_its_latest_paper(tmp_path: Path, monkeypatch) -> None:
+    leaf = {"id": "talk", "title": "T", "weight": 1, "due": "midterm", "grader": "human", "points": 4}
+    s, root = empty_semester(tmp_path, rubric=[leaf, leaf | {"id": "own", "per": "student"}])
+    hand_in(s, root, "g01", PAPER)
+    late = s.plan.due("midterm", "g01") + timedelta(hours=30)
+    monkeypatch.setattr(dropping, "clock", lambda drop: late)
+    hand_in(s, root, "g01", OTHER)
+    book = Book(s, root, late)
+    assert book.mark(find_leaf(s, "talk"), ("g01", "", "")).late == pytest.approx(0.8)
+    assert book.mark(find_leaf(s, "own"), ("g01", "", "0101")).late == 1.0
+
+
 def test_the_last_score_counts_and_a_withdrawn_one_is_open_again(tmp_path: Path) -> None:
     s, root = semester(tmp_path)
     target = ("g01", PAPER, "")

@@ -61,6 +61,7 @@ def test_late(hours: float, factor: float) -> None:
         ({"rubric": [LEAF | {"due": "xmas"}]}, "rubric[0].due: 'xmas' has no date"),
         ({"rubric": [LEAF | {"due": None}]}, "rubric[0].due: is missing here and above"),
         ({"rubric": [LEAF | {"grader": "machine"}]}, "rubric[0].check: belongs to machine leaves"),
+        ({"rubric": [LEAF | {"grader": "machine", "check": "runs", "points": None}]}, "rubric[0].per: is paper for"),
         ({"rubric": [LEAF | {"points": None}]}, "rubric[0].points: belongs to human leaves"),
         ({"rubric": [LEAF | {"weight": -1}]}, "rubric[0].weight: "),
         ({"rubric": [LEAF | {"children": [LEAF]}]}, "rubric[0].grader: belongs to leaves only"),

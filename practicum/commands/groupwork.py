@@ -96,6 +96,8 @@ def check(
         if (results := evidence.results()) and len(evidence.good) == len(plan.seeds):
             write_whole(kit / "results.json", dumps(results.model_dump(mode="json")) + "\n")
         typer.echo(f"{card.id}: {len(evidence.good)} of {len(todo)} public seeds ran {told}")
+        slowest = max(run.seconds for run in evidence.runs)
+        typer.echo(f"the slowest seed took {slowest:.1f} s of {card.budget.seconds:g} s")
         for run in evidence.runs[:1]:
             for line in run.stderr.splitlines()[-40:] if run.problem else []:
                 typer.echo(f"  {line}", err=True)

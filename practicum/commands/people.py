@@ -13,8 +13,9 @@ from practicum.semester.allot import Allotment, Papers, allotment_csv
 from practicum.semester.allot import allot as allot_papers
 from practicum.semester.catalogue import assignable
 from practicum.semester.explain import explain as explain_allotment
-from practicum.semester.people import Group, form_groups, groups_csv, load_groups, read_students
+from practicum.semester.people import Group, form_groups, groups_csv, load_groups
 from practicum.semester.plan import Semester
+from practicum.semester.roster import read_students
 from practicum.semester.tables import write_once
 from practicum.semester.wishes import Ranks, read_wishes
 

@@ -8,33 +8,18 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from practicum.semester.chains import Chain, read_chain, target
 from practicum.semester.drop import LOG, DropError, Submission, intact, manifest, snapshot_path, verify
 from practicum.semester.gradebook import Heads, heads_path
-from practicum.semester.log import FIRST, Event
+from practicum.semester.log import Event
 from practicum.semester.plan import Semester
 from practicum.semester.rerun import rerun_folder, score_log, tampered
 
 FOOTER = re.compile(r'data-scores="([0-9a-f]{12,64})" data-drop="([0-9a-f]{12,64})"')
-
-
-@dataclass(frozen=True)
-class Chain:
-    """A log as far as it can be read: its events, and what is wrong, a line each."""
-
-    name: str
-    events: list[Event]
-    problems: list[str]
-    notes: list[str]
-
-    @property
-    def heads(self) -> list[str]:
-        """The hash of every line, that of the empty log first."""
-        return [FIRST, *(event.hash for event in self.events)]
 
 
 @dataclass(frozen=True)
@@ -83,39 +68,10 @@ def audit(semester: Semester, kept: Iterable[str] = (), receipts: bool = False) 
     there = semester.drop / "snapshots"
     spare = sorted(path.name for path in there.iterdir() if path.name not in accepted) if there.is_dir() else []
     notes = [*drop.notes, *scores.notes]
-    notes += [f"drop/snapshots/{name[:12]}: no line accepts it (a submission that was cut short, or a line that is gone)"
-              for name in spare]  # fmt: skip
+    told = "no line accepts it (a submission that was cut short, or a line that is gone)"
+    notes += [f"drop/snapshots/{name[:12]}: {told}" for name in spare]
     heads = {"scores": scores.heads[-1], "submissions": drop.heads[-1]}
     return Audit(list(dict.fromkeys(problems)), notes, changes(semester, scores.events), _unsafe(scores), heads)
-
-
-def read_chain(path: Path) -> Chain:
-    """Read a log line by line past whatever is wrong, and say what that is."""
-    chain = Chain(path.name, [], [], [])
-    lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
-    before = FIRST
-    for n, line in enumerate(lines[:-1], 1):
-        where = f"{path.parent.name}/{path.name}:{n}"
-        try:
-            event = Event.model_validate_json(line)
-        except ValidationError:
-            chain.problems.append(f"{where}: is no event (it was changed)")
-            before = ""
-            continue
-        whose = f"of {event.who}, {event.time:%Y-%m-%d %H:%M} UTC ({event.kind} {_target(event)})"
-        if event.hash != event.digest():
-            chain.problems.append(f"{where}: was changed after it was written: line {whose}")
-        if before and event.previous != before:
-            told = "it, or the line before, was changed, added, removed or moved"
-            chain.problems.append(f"{where}: does not follow line {n - 1}: {told}: line {whose}")
-        elif event.n != n:
-            chain.problems.append(f"{where}: says that it is line {event.n}: line {whose}")
-        chain.events.append(event)
-        before = event.hash
-    if lines[-1]:
-        chain.notes.append(f"{path.parent.name}/{path.name}:{len(lines)}: a torn line, never accepted (a crash; it is "
-                           "left out, and the next line written puts it aside)")  # fmt: skip
-    return chain
 
 
 def changes(semester: Semester, events: Iterable[Event]) -> list[Change]:
@@ -128,10 +84,10 @@ def changes(semester: Semester, events: Iterable[Event]) -> list[Change]:
     for (leaf, group, paper, student), same in groupby(scored, _key):
         old = None
         for event in same:
-            new = event.data.get("points")
-            found.append(Change(event.n, f"{event.time:%Y-%m-%d %H:%M} UTC", event.who, leaf, group, paper, student, old,
-                                new, event.data.get("reason", ""), leaf in machine,
-                                event.data.get("rubric") != semester.plan.rubric_hash))  # fmt: skip
+            new, time = event.data.get("points"), f"{event.time:%Y-%m-%d %H:%M} UTC"
+            older = event.data.get("rubric") != semester.plan.rubric_hash
+            found.append(Change(event.n, time, event.who, leaf, group, paper, student, old, new,
+                                str(event.data.get("reason", "")), leaf in machine, older))  # fmt: skip
             old = new
     return found
 
@@ -141,17 +97,12 @@ def _key(event: Event) -> tuple[str, str, str, str]:
     return leaf, group, paper, student
 
 
-def _target(event: Event) -> str:
-    named = ("leaf", "group", "paper", "student", "deliverable")
-    return " ".join(str(event.data[name]) for name in named if event.data.get(name))
-
-
 def _submissions(chain: Chain, kind: str) -> Iterator[Submission]:
     """Give the submissions that lines of this kind name."""
     for event in chain.events:
         if event.kind == kind:
-            named = [str(event.data.get(name, "")) for name in ("group", "paper", "deliverable", "snapshot")]
-            yield Submission(*named, event.time, event.n)
+            named = {name: str(event.data.get(name, "")) for name in ("group", "paper", "deliverable", "snapshot")}
+            yield Submission(**named, received=event.time, n=event.n)
 
 
 def _snapshots(semester: Semester, drop: Chain) -> Iterator[str]:
@@ -187,7 +138,8 @@ def _reruns(semester: Semester, drop: Chain, scores: Chain) -> Iterator[str]:
     for event in scores.events:
         snapshot = event.data.get("snapshot")
         if event.kind == "score" and snapshot and snapshot not in snapshots:
-            yield f"drop/{LOG}: no line accepts the snapshot that private/{scores.name}:{event.n} scores (lines were cut off)"
+            told = f"private/{scores.name}:{event.n} scores"
+            yield f"drop/{LOG}: no line accepts the snapshot that {told} (lines were cut off)"
     for path in sorted((semester.private / "reruns").glob("*/evidence.json")):
         if path.parent.name not in known:
             told = "no line logs this evidence (lines were cut off, or a crash came first: `practicum rerun --force`)"
@@ -228,5 +180,5 @@ def _receipts(semester: Semester) -> Iterator[str]:
 
 def _unsafe(scores: Chain) -> list[str]:
     """Name the re-runs that stand and were made without isolation."""
-    last = {_target(event): event.data.get("how") for event in scores.events if event.kind == "rerun"}
+    last = {target(event): event.data.get("how") for event in scores.events if event.kind == "rerun"}
     return [name for name, how in last.items() if how == "unsafe-local"]

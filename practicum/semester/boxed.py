@@ -128,7 +128,7 @@ def _left(ended: str | None, out: bytes, left: Left, limits: BoxLimits) -> Left:
         status, _, left.content = out.removeprefix(STARTED).partition(b"\n")
         code, _, left.kind = status.decode(errors="replace").partition(" ")
         if not code.isdecimal() or len(code) > 3:
-            left.ended = "left no exit code"  # it wrote into our pipe, or ended our shell
+            left.ended = "left no exit code"  # it wrote into our pipe, or killed our shell
         else:
             left.code = int(code)
     return left
@@ -162,12 +162,11 @@ class _First:
         """Kill the box, and wait until the kernel has ended every process in it."""
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.handle, signal.SIGKILL)
-        select.select([self.handle], [], [], 10)
+        self.ends(within=10)
 
-    @property
-    def ended(self) -> bool:
-        """Whether the box is gone."""
-        return bool(select.select([self.handle], [], [], 0)[0])
+    def ends(self, within: float = 0) -> bool:
+        """Say whether the box is gone by then."""
+        return bool(select.select([self.handle], [], [], within)[0])
 
 
 @contextmanager
@@ -192,7 +191,7 @@ def _excess(first: _First | None, limits: BoxLimits) -> str | None:
     if first is None:
         return "could not be watched"
     inside = Path(f"/proc/{first.pid}/root")
-    why = None
+    why, patience = None, 0
     try:
         if _over(inside / "proc", limits.memory_mb * MB):
             why = f"ran out of memory (limit {limits.memory_mb:g} MB)"
@@ -201,8 +200,8 @@ def _excess(first: _First | None, limits: BoxLimits) -> str | None:
         elif int((inside / "proc/1/net/sockstat").read_text().split()[2]) > MOST_SOCKETS:
             why = f"opened more than {MOST_SOCKETS} sockets"
     except OSError as error:
-        why = f"could not be watched: {error.strerror}"
-    return None if first.ended else why  # had it ended before, we would have measured another process's folders
+        why, patience = f"could not be watched: {error.strerror}", 2  # unless it is just ending
+    return None if first.ends(patience) else why  # its number would be free for a process with other folders
 
 
 def _over(proc: Path, most: float) -> bool:
@@ -215,7 +214,12 @@ def _over(proc: Path, most: float) -> bool:
     if sum(resident.values()) <= most:
         return False
     for name in resident:  # a fork shares its pages: count each page once, which takes longer
-        with suppress(OSError, StopIteration, ValueError):
+        try:
             lines = (proc / name / "smaps_rollup").read_text().splitlines()
-            resident[name] = 1024 * int(next(line for line in lines if line.startswith("Pss:")).split()[1])
+            shares = [int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")]
+        except (FileNotFoundError, ProcessLookupError):
+            shares = []  # it has just ended
+        except OSError:
+            continue
+        resident[name] = sum(shares)
     return sum(resident.values()) > most

@@ -25,7 +25,7 @@ ENV = {
     "PYTHONPATH": "/packages", "PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "Agg",
     "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
 }  # fmt: skip
-# It is the box's process 1: when it ends the kernel kills all others in the box, whatever they ignore.
+# When this shell ends so does bubblewrap's process 1, and with it the kernel ends all others in the box.
 WRAPPER = """
 mkdir /tmp/work && tar -xf - -C /tmp/work 2>/dev/null || { echo full; exit; }
 cd /tmp/work
@@ -84,7 +84,7 @@ def command(folder: Path, seed: int, limits: BoxLimits, packages: Sequence[Path]
     root = os.geteuid() == 0
     names = ["ipc", "pid", "net", "uts", *([] if root else ["user"])]
     line = [bwrap, *(f"--unshare-{name}" for name in names), "--unshare-cgroup-try", "--die-with-parent"]
-    line += ["--new-session", "--as-pid-1", "--hostname", "box", "--cap-drop", "ALL"]
+    line += ["--new-session", "--hostname", "box", "--cap-drop", "ALL"]
     line += ["--info-fd", str(info), "--seccomp", str(rules)]
     line += _tmpfs("/tmp", limits.folder_mb)
     shown = {path: path for path in _shown()}
@@ -102,7 +102,7 @@ def command(folder: Path, seed: int, limits: BoxLimits, packages: Sequence[Path]
     if root:  # the mounts need root, as the Python may lie in its home; the program gets a user of its own
         line += [word for cap in ("SETUID", "SETGID", "SETPCAP") for word in ("--cap-add", f"CAP_{cap}")]
         user = str(_user())
-        drop = ["setpriv", "--reuid", user, "--regid", user, "--clear-groups", "--no-new-privs", "--pdeathsig", "KILL"]
+        drop = ["setpriv", "--reuid", user, "--regid", user, "--clear-groups", "--no-new-privs"]
         drop += ["--bounding-set", "-all", "--inh-caps", "-all", "--ambient-caps", "-all"]
     line += ["--", *drop, "sh", "-c", WRAPPER, "sh", str(limits.output + 1), *_prlimit(limits)]
     return [*line, here, "reproduce.py", "--seed", str(seed), "--scale", "laptop", "--out", "/tmp/out.json"]
@@ -144,7 +144,7 @@ def _prlimit(limits: BoxLimits) -> list[str]:
     import resource  # not on Windows
 
     wanted = {
-        "as": (limits.memory_mb + LIBRARIES_MB) * MB, "nproc": limits.processes + 1, "fsize": limits.file_mb * MB,
+        "as": (limits.memory_mb + LIBRARIES_MB) * MB, "nproc": limits.processes + 2, "fsize": limits.file_mb * MB,
         "cpu": limits.seconds * (os.cpu_count() or 1) + 5, "core": 0, "nofile": 256,
     }  # fmt: skip
     line = ["prlimit"]

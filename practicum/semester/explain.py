@@ -36,13 +36,15 @@ class _Reasons:
         rest = len(self.mine) - len(got)
         parts = [("choice " if len(got) == 1 else "choices ") + _and(map(str, got))] if got else []
         if rest:
-            parts.append(f"{rest} that it did not name (each counts as rank {len(self.papers)})")
+            what = "paper" if rest == 1 else "papers"
+            parts.append(f"{rest} {what} that it did not name (each counts as rank {len(self.papers)})")
         worst = max(self._rank(paper) for paper in self.mine)
         missed = [paper for paper in sorted(stated, key=self._rank)
                   if paper not in self.mine and self._rank(paper) < worst]  # fmt: skip
         sentences = [self._missed(paper) for paper in missed[:MOST]]
         if len(missed) > MOST:
-            sentences.append(f"{len(missed) - MOST} later choices were full or of the theme of a better one too")
+            more = "1 more choice was" if len(missed) == MOST + 1 else f"{len(missed) - MOST} more choices were"
+            sentences.append(f"{more} full or of the theme of a better one")
         return "; ".join([" and ".join(parts), *sentences])
 
     def _missed(self, paper: str) -> str:
@@ -60,17 +62,17 @@ class _Reasons:
         """Say how the holder ranks the paper and, unless it put it higher, what an exchange would do."""
         theirs = rank(self.ranks, other, paper, self.papers)
         stated = self.ranks.get(other, {})
-        how = f"had it as {_nth(theirs)}" if paper in stated else "had not named it" if stated else "had no wishes"
-        told = f"{other}, who {how}"
+        how = f"its {_nth(theirs)}" if paper in stated else "not named" if stated else "no wishes"
+        told = f"{other} ({how}"
         if theirs < self._rank(paper):
-            return told
+            return f"{told})"
         exchanges = sorted(self._exchanges(other, paper))
         if not exchanges:
-            return f"{told} and could take nothing else that was left"
+            return f"{told}, and nothing else was left for it)"
         change, instead = exchanges[0]
         if change == 0 and instead <= self.found.worst:
-            return f"{told}: an exchange would be as good, and the seed decided"
-        return f"{told} and would get rank {instead} instead"
+            return f"{told}: an exchange would be as good, the seed decided)"
+        return f"{told}, in exchange rank {instead})"
 
     def _exchanges(self, other: str, paper: str) -> Iterator[tuple[int, int]]:
         """Yield what the holder could take for the paper: the change of the sum of squares, and its new rank."""

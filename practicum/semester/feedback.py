@@ -99,6 +99,11 @@ def page_path(book: Book, group: str, student: str | None = None) -> Path:
     return book.semester.feedback / f"{name}.html"
 
 
+def all_paths(book: Book) -> set[Path]:
+    """List where the pages of all groups and students stand."""
+    return {page_path(book, group, student) for group in book.groups for student in [None, *book.students[group]]}
+
+
 def page(book: Book, frame: Frame, group: str, student: str | None = None) -> str:
     """Write a group's page, or that of one of its students with the individual marks."""
     team, now, graders = book.groups[group], frame.heads, frame.graders

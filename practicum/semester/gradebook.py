@@ -104,8 +104,8 @@ def save(book: Book, text: str, out: Path) -> None:
 
 
 def missing(grade: Grade) -> list[str]:
-    """Name the leaves that a grade lacks, each once, with how often where it is more than once."""
-    leaves = [name.split(" ")[0] for name in grade.open]
+    """Name the leaves that a grade lacks by their ids, each once, with how often where it is more than once."""
+    leaves = [name.split(" ")[0].split(".")[-1] for name in grade.open]
     return [leaf + (f" ({leaves.count(leaf)})" if leaves.count(leaf) > 1 else "") for leaf in dict.fromkeys(leaves)]
 
 

@@ -10,6 +10,7 @@ from statistics import fmean
 
 from practicum import ROOT
 from practicum.cards import Card, load_cards
+from practicum.semester.allot import allotted
 from practicum.semester.claims import GroupClaims, load_claims
 from practicum.semester.drop import Submission, latest, snapshot_path, submissions
 from practicum.semester.evidence import Evidence, Row, evidence_of, own_results, share_run, table
@@ -70,7 +71,7 @@ class Book:
     def __init__(self, semester: Semester, root: Path = ROOT, now: datetime | None = None) -> None:
         self.semester = semester
         self.now = now or datetime.now(UTC)
-        self.papers = semester.papers()
+        self.papers = allotted(semester, root)
         self.groups: dict[str, Group] = load_groups(semester)
         self.students = {group.id: [student.id for student in group.students] for group in self.groups.values()}
         needed = sorted({paper for papers in self.papers.values() for paper in papers})
@@ -110,13 +111,19 @@ class Book:
     def mark(self, leaf: Leaf, target: Target) -> Mark:
         """Give the mark of a leaf: a human's score, or what the machine computes from the re-run."""
         work = self.works.get((target[0], target[1], leaf.due))
-        late = work.factor if work else 1.0
+        late = self._late(leaf, target)
         computed, why = self._machine(leaf, target, work) if leaf.check else (None, "")
         score = self.standing.get((leaf.path, target))
         if score is None or score.points is None:
             return Mark(leaf, target, computed, why or "not scored yet", late, "machine" if leaf.check else "")
         old = score.rubric != self.semester.plan.rubric_hash
         return Mark(leaf, target, score.points / leaf.points, score.reason, late, score.who, computed, old)
+
+    def _late(self, leaf: Leaf, target: Target) -> float:
+        """Give the late factor: of the paper's submission, or the worst of the group's; nothing is late on a stage."""
+        papers = [target[1]] if target[1] else [] if leaf.per == "student" else self.papers.get(target[0], [])
+        found = [work.factor for paper in papers if (work := self.works.get((target[0], paper, leaf.due)))]
+        return min(found, default=1.0)
 
     def _machine(self, leaf: Leaf, target: Target, work: Work | None) -> tuple[float | None, str]:
         if work is None:

@@ -5,7 +5,7 @@ from math import isfinite
 from statistics import fmean
 
 from practicum import choices
-from practicum.semester.people import Group, find_group
+from practicum.semester.people import Group, find_group, student_key
 from practicum.semester.plan import Semester
 from practicum.semester.tables import Row, Table, read_table
 
@@ -79,5 +79,5 @@ def _points(row: Row, table: Table) -> float | None:
 
 
 def _key(name: str) -> str:
-    """Give what a name is looked up by: a spreadsheet may have dropped leading zeros, in either file."""
-    return name.lstrip("'").lstrip("0").casefold()
+    """Give what a name is looked up by; an apostrophe before it is a spreadsheet's mark of text."""
+    return student_key(name.lstrip("'"))

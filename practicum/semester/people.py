@@ -1,30 +1,17 @@
-"""Students and their groups: from the matching system's export to `groups.csv`, and back from there."""
+"""Students and their groups: formed, written to `groups.csv`, and read back from there."""
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from practicum.cards import Text
 from practicum.reading import Strict
 from practicum.semester.plan import Semester, SemesterError
-from practicum.semester.tables import Row, Table, read_table, to_csv
+from practicum.semester.tables import Row, read_table, to_csv
 
-FIELDS = {  # each field's header names, the best first
-    "id": ["Matriculation number", "Matriculation no", "Matriculation", "Matrikelnummer", "Matrikelnr", "Matrikel-Nr",
-           "Matr.-Nr.", "Matrnr", "Mtknr", "Matrikel", "Registration number", "Student number", "Student id",
-           "Studierenden-ID", "id"],
-    "name": ["Name", "Full name", "Student name", "Student", "Vollständiger Name", "Teilnehmer", "Teilnehmerin"],
-    "first": ["First name", "Given name", "Given names", "Forename", "Vorname", "Vornamen"],
-    "last": ["Last name", "Surname", "Family name", "Nachname", "Familienname"],
-    "email": ["E-mail", "E-mail address", "Mail", "E-Mail-Adresse", "Mailadresse"],
-    "group": ["Group", "Gruppe", "Team", "Group name", "Gruppenname", "Team name", "Teamname", "Group number",
-              "Gruppennummer", "Group id", "Team id"],
-}  # fmt: skip
 OURS = {"group": ["group"], "student": ["student"], "name": ["name"], "email": ["email"], "given": ["given"]}
-NO_GROUP = {"", "-", "–", "—", "none", "n/a", "na", "keine", "ohne", "no group", "keine gruppe", "null", "nan"}
 ID = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
@@ -51,32 +38,6 @@ class Entry:
     line: int
     student: Student
     group: str
-
-
-def read_students(path: Path) -> tuple[list[Entry], list[str]]:
-    """Read a matching system's export, each student once, and notes on what was put right.
-
-    SemesterError has a line for each problem: numbers that a spreadsheet spoilt, rows that contradict each other.
-    """
-    table = read_table(path, FIELDS, [["id"], ["name", "last"]], "put the matching system's export there")
-    found: dict[str, Entry] = {}
-    mails: dict[str, Entry] = {}
-    for row in table.rows:
-        entry = _entry(row, table)
-        if entry is None:
-            continue
-        first = found.setdefault(_key(entry.student.id), entry)
-        if first is not entry:
-            _compare(first, entry, table)
-            continue
-        mail = entry.student.email.casefold()
-        other = mails.setdefault(mail, entry) if mail else entry
-        if other is not entry:
-            table.note(entry.line, f"has the e-mail address of line {other.line} (see that they are two students)")
-    if not table.rows and not table.problems:
-        table.problems.append(f"{path.name}: lists no student (export it again)")
-    table.done()
-    return list(found.values()), table.notes
 
 
 def form_groups(entries: Iterable[Entry], size: int, seed: int = 0) -> tuple[list[Group], list[str]]:
@@ -126,9 +87,9 @@ def load_groups(semester: Semester) -> dict[str, Group]:
         name, student = row["group"], row["student"]
         if not ID.fullmatch(name):
             table.problem(row.line, f"group {name!r} is no id (write one such as g07: small letters, digits, - and _)")
-        elif problem := _spoilt(student) or ("" if row["name"] else "has no name (add it)"):
+        elif problem := spoilt(student) or ("" if row["name"] else "has no name (add it)"):
             table.problem(row.line, problem)
-        elif (first := lines.setdefault(_key(student), row)) is not row:
+        elif (first := lines.setdefault(student_key(student), row)) is not row:
             told = f"student {student} is in line {first.line} already, in group {first['group']} (remove one line)"
             table.problem(row.line, told)
         else:
@@ -143,35 +104,13 @@ def load_groups(semester: Semester) -> dict[str, Group]:
 def find_group(name: str, groups: dict[str, Group]) -> str | None:
     """Give the id of the group of this id or given name; None if there is none, SemesterError if there are two."""
     word = name.casefold()
-    found = {key for key, group in groups.items() if word in (key, group.given.casefold())}
+    found = {key for key, group in groups.items() if word and word in (key, group.given.casefold())}
     if len(found) > 1:
         raise SemesterError(f"{name!r} is {' and '.join(sorted(found))}, by id and by given name (rename one)")
     return found.pop() if found else None
 
 
-def _entry(row: Row, table: Table) -> Entry | None:
-    number, mail = row["id"].lstrip("'"), row["email"]
-    if {"first", "name"} <= table.columns.keys() and "last" not in table.columns:
-        name = f"{row['first']} {row['name']}".strip()  # German exports: Name, Vorname
-    else:
-        name = row["name"] or f"{row['first']} {row['last']}".strip()
-    problem = _spoilt(number)
-    if not problem and not name:
-        problem = f"{number} has no name (add it)"
-    if not problem and name[0] in "=+-@":
-        problem = f"the name {name!r} is a formula to a spreadsheet (correct it)"
-    if not problem and mail and not re.fullmatch(r"[^@\s]+@[^@\s]+", mail):
-        problem = f"{mail!r} is no e-mail address (correct it, or leave it out)"
-    if problem:
-        table.problem(row.line, problem)
-        return None
-    if _twice_encoded(name):
-        table.note(row.line, f"{name!r} looks like UTF-8 read as Windows-1252 (export it again, as UTF-8)")
-    group = "" if row["group"].casefold() in NO_GROUP else row["group"]
-    return Entry(row.line, Student(id=number, name=name, email=mail), group)
-
-
-def _spoilt(number: str) -> str:
+def spoilt(number: str) -> str:
     """Say what is wrong with a matriculation number, if anything is."""
     if not number:
         return "has no matriculation number (add it, or remove the line)"
@@ -182,19 +121,9 @@ def _spoilt(number: str) -> str:
     return ""
 
 
-def _compare(first: Entry, again: Entry, table: Table) -> None:
-    """Note a row that repeats another, or tell in what it contradicts it."""
-    pairs = {
-        "matriculation number": (first.student.id, again.student.id), "name": (first.student.name, again.student.name),
-        "e-mail": (first.student.email, again.student.email), "group": (first.group, again.group),
-    }  # fmt: skip
-    differ = [f"{what} {new or 'none'!r} here and {old or 'none'!r} there" for what, (old, new) in pairs.items()
-              if (old != new if what == "matriculation number" else old.casefold() != new.casefold())]  # fmt: skip
-    if differ:
-        told = f"{again.student.id} contradicts line {first.line}: {', '.join(differ)} (keep one line)"
-        table.problem(again.line, told)
-    else:
-        table.note(again.line, f"repeats line {first.line}: {again.student.id} is counted once")
+def student_key(number: str) -> str:
+    """Give what tells students apart: a spreadsheet may have dropped leading zeros in one of two rows."""
+    return number.lstrip("0").casefold()
 
 
 def _draw(students: list[Student], size: int, seed: int) -> list[list[Student]]:
@@ -218,15 +147,3 @@ def _numbers(names: list[str]) -> list[int]:
 def _natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
     parts = re.split(r"(\d+)", name.casefold())
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part], name
-
-
-def _key(number: str) -> str:
-    """Give what tells students apart: a spreadsheet may have dropped leading zeros in one of two rows."""
-    return number.lstrip("0").casefold()
-
-
-def _twice_encoded(name: str) -> bool:
-    try:
-        return name.encode("cp1252").decode() != name
-    except UnicodeError:
-        return False

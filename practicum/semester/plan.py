@@ -1,6 +1,5 @@
 """A semester's plan, `semester.yml`: dates, limits, policies and rubric; and where its files stand."""
 
-import csv
 from datetime import datetime, timedelta
 from functools import cached_property
 from hashlib import sha256
@@ -210,10 +209,14 @@ class Semester:
         """List each group's papers, as allotment.csv has them; none before there is one."""
         if not self.allotment.is_file():
             return {}
+        from practicum.semester.tables import read_table  # a module above this one
+
+        names = {name: [name] for name in ("group", "paper")}
+        table = read_table(self.allotment, names, [["group"], ["paper"]], "`practicum allot` writes it")
+        table.done()
         found: dict[str, list[str]] = {}
-        with open(self.allotment, encoding="utf-8-sig", newline="") as file:
-            for row in csv.DictReader(file):
-                found.setdefault(row["group"], []).append(row["paper"])
+        for row in table.rows:
+            found.setdefault(row["group"], []).append(row["paper"])
         return found
 
     def _publish(self) -> None:

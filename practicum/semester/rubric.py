@@ -27,9 +27,11 @@ class Node(Strict):
     guide: str = ""
     children: list["Node"] = []
 
-    def problems(self, dates: Container[str], below: str | None = None) -> Iterator[tuple[Loc, str]]:
-        """Yield what is wrong with the tree, each at its place."""
-        due = self.due or below
+    def problems(
+        self, dates: Container[str], due: str | None = None, per: Per = "group"
+    ) -> Iterator[tuple[Loc, str]]:
+        """Yield what is wrong with the tree, each at its place; `due` and `per` as they hold above it."""
+        due, per = self.due or due, self.per or per
         if self.due is not None and self.due not in dates:
             yield ("due",), f"{self.due!r} has no date (add it to dates)"
         if self.children:
@@ -40,7 +42,7 @@ class Node(Strict):
             for i, child in enumerate(self.children):
                 if child.id in ids[:i]:
                     yield ("children", i, "id"), f"{child.id!r} is taken (rename it)"
-                yield from ((("children", i, *loc), why) for loc, why in child.problems(dates, due))
+                yield from ((("children", i, *loc), why) for loc, why in child.problems(dates, due, per))
         else:
             if due is None:
                 yield ("due",), "is missing here and above (say when it is due)"
@@ -48,6 +50,8 @@ class Node(Strict):
                 yield ("grader",), "is missing (human or machine)"
             if (self.grader == "machine") != (self.check is not None):
                 yield ("check",), "belongs to machine leaves, and each needs one (runs, matches, consistent, extension)"
+            if self.check and per != "paper":
+                yield ("per",), "is paper for machine leaves, since programs are handed in per paper (write per: paper)"
             if (self.grader == "human") != (self.points is not None):
                 yield ("points",), "belongs to human leaves, and each needs it (the most that it can get)"
 

@@ -96,7 +96,7 @@ def outcome(left: Left, seed: int, limits: BoxLimits) -> Outcome:
     elif not problem:
         try:
             values = _values(left.content, limits)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             problem = f"wrote no flat JSON: {error}"
     if problem and not left.ended:  # in the program's own words, which are any
         problem = re.sub(rf"(?<!\d){seed}(?!\d)", "[seed]", " ".join(problem.split())[:200])
@@ -122,6 +122,8 @@ def _values(content: bytes, limits: BoxLimits) -> Values:
         raise ValueError("it is no UTF-8") from None
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+    except ValueError as error:
+        raise ValueError("it holds a number of too many digits" if "digits" in str(error) else str(error)) from None
     if isinstance(values, dict):
         if len(values) > limits.keys:
             raise ValueError(f"it has {len(values)} keys (limit {limits.keys})")

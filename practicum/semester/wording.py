@@ -25,9 +25,9 @@ KINDS = {  # how a problem's text begins, or has -> what the group reads; the fi
 
 def scrubber(seeds: set[int]) -> Callable[[object], object]:
     """Make what hides these numbers in a text, also in hexadecimal or with their digits grouped."""
-    grouped = [r"[ _,.'’\u00a0\u202f]?".join(str(seed)) for seed in seeds]
-    ways = grouped + [f"0*{seed:x}" for seed in seeds if seed > 255]
-    found = re.compile(rf"(?<![0-9])(?:{'|'.join(ways)})(?![0-9])", re.IGNORECASE) if ways else None
+    grouped = {seed: r"[ _,.'’\u00a0\u202f]?".join(str(seed)) for seed in seeds}
+    ways = [f"{way}|{seed:x}" if seed > 10**5 else rf"(?<!\d){way}(?!\d)" for seed, way in grouped.items()]
+    found = re.compile("|".join(ways), re.IGNORECASE) if ways else None
 
     def scrub(value: object) -> object:
         plain = isinstance(value, str) and not isinstance(value, Markup)  # markup is what we put together of such
