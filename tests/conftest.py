@@ -60,3 +60,9 @@ def chromium() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let tables have the width of a pipe: xdist hands its own terminal's on."""
+    monkeypatch.delenv("COLUMNS", raising=False)

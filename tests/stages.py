@@ -24,7 +24,7 @@ def notebooks(pattern: str) -> list[str]:
 def stages() -> list[tuple[str, list[str]]]:
     """Name and command of each stage; a function, since the book's stage makes notebooks for a later one."""
     return [
-        ("chromium", [PYTHON, "tests/stages.py", "--chromium"]),
+        ("debian", [PYTHON, "tests/stages.py", "--debian"]),
         ("style", [PYTHON, "-m", "ruff", "check", "."]),
         ("types", [PYTHON, "-m", "mypy"]),
         ("cards", [PYTHON, "-m", "practicum", "cards"]),
@@ -38,15 +38,18 @@ def stages() -> list[tuple[str, list[str]]]:
     ]  # fmt: skip
 
 
-def chromium() -> int:
-    """Install Debian's chromium where it is missing and we may; the browser tests say what they need otherwise."""
-    if shutil.which("chromium"):
+def debian() -> int:
+    """Install Debian's chromium and bubblewrap where they are missing and we may; else say which tests are skipped."""
+    needed = {"chromium": ("chromium", "browser"), "bwrap": ("bubblewrap", "sandbox")}
+    missing = {package: tests for program, (package, tests) in needed.items() if not shutil.which(program)}
+    if not missing:
         return 0
     if not (hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("apt-get")):
-        print("no chromium and no right to install it: the browser tests will be skipped (apt-get install chromium)")
+        for package, tests in missing.items():
+            print(f"no {package} and no right to install it: {tests} tests will be skipped (apt-get install {package})")
         return int(os.environ.get("CI") == "true")
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"]
+    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing]
     return (
         subprocess.run(["apt-get", "update", "-qq"], env=quiet).returncode
         or subprocess.run(install, env=quiet).returncode
@@ -70,4 +73,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(chromium() if "--chromium" in sys.argv else main())
+    sys.exit(debian() if "--debian" in sys.argv else main())

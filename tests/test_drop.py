@@ -145,6 +145,15 @@ def test_other_mistakes(kit: Path, tmp_path: Path) -> None:
         submit(kit, "midterm", tmp_path / "elsewhere")
 
 
+def test_a_file_that_snapshots_leave_out_is_not_slipped_into_one(kit: Path) -> None:
+    write(kit / "__pycache__/helper.pyc", "x")
+    write(kit / ".hidden", "x")
+    receipt = submit(kit, "midterm", drop_of(kit))
+    assert intact(drop_of(kit), receipt.snapshot)
+    write(drop_of(kit) / "snapshots" / receipt.snapshot / "__pycache__/numpy.pyc", "x")
+    assert not intact(drop_of(kit), receipt.snapshot)
+
+
 def test_a_receipt_shows_what_was_done_to_the_drop_folder(kit: Path) -> None:
     receipt = submit(kit, "midterm", drop_of(kit))
     [file] = (kit / "receipts").iterdir()

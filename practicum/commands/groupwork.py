@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -14,7 +15,7 @@ from practicum.app import COLOURS, Errors, Root, SemesterOption, app, plain_tabl
 from practicum.cards import Card
 from practicum.reading import read
 from practicum.results import dumps, write_whole
-from practicum.semester.drop import DropError, kit_claims, load_public, submit, verify
+from practicum.semester.drop import DropError, copy, kit_claims, load_public, manifest, submit, verify
 from practicum.semester.evidence import Evidence, Row, evidence_of, table
 from practicum.semester.kit import start as start_kit
 from practicum.semester.people import load_groups
@@ -91,8 +92,10 @@ def check(
         if not (kit / "reproduce.py").is_file():
             raise DropError(f"{kit.name}: holds no reproduce.py (`practicum start --force` writes it again)")
         how, told = _own(unsafe_local)
-        todo = plan.seeds[:seeds]
-        evidence = _watched(card, kit, todo, box_limits(card, plan.limits.run), how, jobs)
+        todo, files = plan.seeds[:seeds], manifest(kit, plan.limits.submission)
+        with TemporaryDirectory() as scratch:  # what will be handed in, and nothing else
+            copy(kit, files, Path(scratch))
+            evidence = _watched(card, Path(scratch), todo, box_limits(card, plan.limits.run), how, jobs)
         if (results := evidence.results()) and len(evidence.good) == len(plan.seeds):
             write_whole(kit / "results.json", dumps(results.model_dump(mode="json")) + "\n")
         typer.echo(f"{card.id}: {len(evidence.good)} of {len(todo)} public seeds ran {told}")

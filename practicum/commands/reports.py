@@ -51,7 +51,7 @@ def gradebook(
 def _print_grades(found: list[tuple[Group, Student, Grade]]) -> None:
     table = plain_table("group", "student", "name", "total", "grade", "missing")
     for group, student, grade in found:
-        total = "" if grade.total is None else f"{grade.total:.2f}"
+        total = "" if grade.total is None else f"{books.cut(grade.total):.2f}"
         lacks = Text(_some(books.missing(grade)), style="yellow")
         table.add_row(*map(Text, (group.id, student.id, student.name, total, grade.grade)), lacks)
     print_table(table)

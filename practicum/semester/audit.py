@@ -6,6 +6,7 @@ feedback pages carry: a head that the chain no longer has means that lines were 
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from practicum.semester.chains import Chain, read_chain, target
-from practicum.semester.drop import LOG, DropError, Submission, intact, manifest, snapshot_path, verify
+from practicum.semester.drop import LOG, DropError, Submission, intact, manifest, snapshot_hash, snapshot_path, verify
 from practicum.semester.gradebook import Heads, heads_path
 from practicum.semester.log import Event
 from practicum.semester.plan import Semester
@@ -114,12 +115,15 @@ def _snapshots(semester: Semester, drop: Chain) -> Iterator[str]:
         seen.add(s.snapshot)
         where = f"drop/snapshots/{s.short} ({s.group} {s.paper} {s.deliverable})"
         folder = snapshot_path(semester.drop, s.snapshot)
-        if not intact(semester.drop, s.snapshot):
-            yield f"{where}: is {'not what was handed in' if folder.is_dir() else 'gone'} (restore it from a backup)"
+        if intact(semester.drop, s.snapshot):
             continue
-        counted = {folder / file.path for file in manifest(folder)}
-        if more := sorted(path for path in folder.rglob("*") if path not in counted and not path.is_dir()):
-            yield f"{where}: holds {more[0].relative_to(folder).as_posix()}, which was not handed in (remove it)"
+        with suppress(DropError, OSError):
+            counted = manifest(folder)
+            added = sorted({file.path for file in manifest(folder, whole=True)} - {file.path for file in counted})
+            if added and snapshot_hash(counted) == s.snapshot:
+                yield f"{where}: holds {added[0]}, which was not handed in (remove it)"
+                continue
+        yield f"{where}: is {'not what was handed in' if folder.is_dir() else 'gone'} (restore it from a backup)"
 
 
 def _reruns(semester: Semester, drop: Chain, scores: Chain) -> Iterator[str]:

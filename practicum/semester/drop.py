@@ -82,11 +82,14 @@ def clock(drop: Path) -> datetime:
         return datetime.fromtimestamp(int(os.stat(file.name).st_mtime), UTC)
 
 
-def manifest(folder: Path, limits: SubmissionLimits | None = None) -> list[File]:
-    """List the files that a snapshot of `folder` holds; DropError has a line for each that it must not."""
+def manifest(folder: Path, limits: SubmissionLimits | None = None, whole: bool = False) -> list[File]:
+    """List the files that a snapshot of `folder` holds; DropError has a line for each that it must not.
+
+    `whole`: also what is left out of snapshots, which a snapshot itself must not have either.
+    """
     found: list[File] = []
     problems: list[str] = []
-    for path in _walk(folder):
+    for path in _walk(folder, whole):
         name = path.relative_to(folder).as_posix()
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode):
@@ -109,14 +112,14 @@ def manifest(folder: Path, limits: SubmissionLimits | None = None) -> list[File]
     return found
 
 
-def _walk(folder: Path) -> list[Path]:
+def _walk(folder: Path, whole: bool) -> list[Path]:
     """List what is not a folder, without entering links, in an order that no system changes."""
     found = []
     for root, folders, files in os.walk(folder):
         here = Path(root)
         links = [name for name in folders if (here / name).is_symlink()]
-        folders[:] = [n for n in folders if n not in LEFT_OUT and not n.startswith(".") and n not in links]
-        found += [here / name for name in [*files, *links] if not name.startswith(".")]
+        folders[:] = [n for n in folders if n not in links and (whole or not (n in LEFT_OUT or n.startswith(".")))]
+        found += [here / name for name in [*files, *links] if whole or not name.startswith(".")]
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
@@ -198,14 +201,7 @@ def _keep(kit: Path, files: list[File], drop: Path, name: str) -> None:
     target.parent.mkdir(exist_ok=True)
     half = Path(mkdtemp(dir=drop / INCOMING, prefix=f"{name[:12]}-"))
     try:
-        for file in files:
-            copy = half / file.path
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            with open(kit / file.path, "rb") as source, open(copy, "wb") as sink:
-                shutil.copyfileobj(source, sink)
-                sink.flush()
-                os.fsync(sink.fileno())
-            copy.chmod(0o444)
+        copy(kit, files, half)
         if snapshot_hash(manifest(half)) != name:
             raise DropError(f"{kit.name}: a file changed while it was copied (submit again)")
         half.chmod(0o755)
@@ -213,6 +209,18 @@ def _keep(kit: Path, files: list[File], drop: Path, name: str) -> None:
     finally:
         if half.exists():
             shutil.rmtree(half, ignore_errors=True)
+
+
+def copy(kit: Path, files: list[File], target: Path) -> None:
+    """Copy a snapshot's files into an empty folder; they are on the disk, read-only, when this returns."""
+    for file in files:
+        there = target / file.path
+        there.parent.mkdir(parents=True, exist_ok=True)
+        with open(kit / file.path, "rb") as source, open(there, "wb") as sink:
+            shutil.copyfileobj(source, sink)
+            sink.flush()
+            os.fsync(sink.fileno())
+        there.chmod(0o444)
 
 
 def submissions(drop: Path) -> list[Submission]:
@@ -233,7 +241,7 @@ def intact(drop: Path, snapshot: str) -> bool:
     """Say whether a snapshot is there and is what its name says."""
     folder = snapshot_path(drop, snapshot)
     try:
-        return folder.is_dir() and snapshot_hash(manifest(folder)) == snapshot
+        return folder.is_dir() and snapshot_hash(manifest(folder, whole=True)) == snapshot
     except (DropError, OSError):
         return False
 

@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from practicum import choices
 from practicum.results import write_whole
-from practicum.semester.gradebook import Heads, heads
+from practicum.semester.gradebook import Heads, cut, heads
 from practicum.semester.grades import Book, Mark, Work
 from practicum.semester.plan import SemesterError
 from practicum.semester.rerun import hidden_seeds
@@ -192,7 +192,7 @@ def _line(book: Book, mark: Mark, graders: bool) -> Line:
     if mark.share is None:
         return Line(leaf.title, "not scored yet", worth, None, mark.reason if leaf.check else "", "")
     points = f"{100 * mark.share:.0f} %" if leaf.check else f"{mark.share * leaf.points:g} of {leaf.points}"
-    late = "" if mark.late == 1 else f", × {mark.late:g} as it was late"
+    late = "" if mark.late == 1 else f" × {mark.late:g} (late)"
     work, reason = book.works.get((mark.target[0], mark.target[1], leaf.due)), mark.reason
     if machine and leaf.check == "runs" and work and work.evidence and work.claims:
         reason = rerun_words(work.evidence)  # the machine's reason quotes what programs printed
@@ -208,7 +208,7 @@ def _sum(lines: list[Line]) -> float | None:
 
 
 def _percent(value: float) -> str:
-    return f"{value:.1f}".removesuffix(".0") + " %"
+    return f"{cut(value):.2f}".rstrip("0").rstrip(".") + " %"
 
 
 def _time(book: Book, at: datetime) -> str:

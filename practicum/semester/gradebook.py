@@ -130,9 +130,13 @@ def _cell(book: Book, field: str, group: Group, student: Student, grade: Grade, 
     return _number(grade.parts[field], decimal)
 
 
+def cut(percent: float) -> float:
+    """Round down to two decimals: a total must not show a bound of a grade that it does not reach."""
+    return floor(100 * percent + 1e-6) / 100
+
+
 def _number(value: float | None, decimal: str) -> str:
-    """Write a percentage, rounded down: a total must not show a bound of a grade that it does not reach."""
-    return "" if value is None else f"{floor(100 * value + 1e-6) / 100:.2f}".replace(".", decimal)
+    return "" if value is None else f"{cut(value):.2f}".replace(".", decimal)
 
 
 def _decimal(grade: str, decimal: str) -> str:

@@ -175,7 +175,7 @@ class Book:
         """Give a student's peer factor within the plan's bounds; 1 where nobody has rated."""
         p = self.semester.plan.peer
         ratings = self.ratings.get(group, {})
-        if student not in ratings or not all(ratings.values()):
+        if student not in ratings or not any(ratings.values()):
             return 1.0
         return min(max(ratings[student] / fmean(ratings.values()), p.least), p.most)
 

@@ -32,11 +32,12 @@ def environment() -> Environment:
     return made
 
 
-def _python(text: str) -> str:
-    """Write a text as a Python string, on lines of its own in parentheses where it is long."""
+def _python(text: str, key: str) -> str:
+    """Write a text as a Python string behind its key, on lines of its own in parentheses where it is long."""
+    whole = json.dumps(" ".join(text.split()), ensure_ascii=False)
+    if len(whole) + len(key) < 110:
+        return whole
     lines = wrap(" ".join(text.split()), 100)
-    if len(lines) < 2:
-        return json.dumps(" ".join(lines), ensure_ascii=False)
     quoted = [json.dumps(line + " ", ensure_ascii=False) for line in lines[:-1]]
     quoted.append(json.dumps(lines[-1], ensure_ascii=False))
     return "(\n        " + "\n        ".join(quoted) + "\n    )"

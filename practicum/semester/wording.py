@@ -51,7 +51,7 @@ def late_words(due: datetime, received: datetime, late: Late) -> str:
     told = f"{hours / 24:.1f} days" if hours >= 48 else told
     if factor == 1:
         return f"{told} late, within the grace"
-    return f"{told} late: " + (f"it counts for {factor:.0%} of its marks" if factor else "too late to count")
+    return f"{told} late: " + (f"it counts for {100 * factor:.0f} % of its marks" if factor else "too late to count")
 
 
 def rerun_words(evidence: Evidence | None) -> str:
