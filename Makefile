@@ -10,7 +10,7 @@ SCALE ?= laptop
 # a seed is one program on one thread, so the seeds run side by side
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 
-.PHONY: help install book serve lab labs reproduce verdicts test bench lock clean
+.PHONY: help install book serve lab labs reproduce verdicts demo test bench lock clean
 
 help: ## list what there is to do
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ reproduce: install ## measure a paper's claims (PAPER=id, all without it; SCALE=
 
 verdicts: install ## print every claim: the paper's number, ours, the verdict
 	$(BIN)/python -m practicum verdicts $(PAPER)
+
+demo: install ## play a semester of group reproductions in practicum-demo/ (2-3 minutes)
+	$(BIN)/practicum demo
 
 test: install ## everything that CI checks
 	$(BIN)/python tests/stages.py

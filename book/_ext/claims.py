@@ -42,6 +42,12 @@ def plus_minus(mean: float, sd: float) -> str:
     return f"{round(mean, -place):.{decimals}f} ± {round(sd, -place):.{decimals}f}".replace("-", "−")
 
 
+def heading(theme: str) -> str:
+    """Write a theme's name as a heading: "SGD noise"."""
+    words = theme.replace("-", " ").capitalize()
+    return words.replace("Sgd", "SGD")
+
+
 @lru_cache
 def judgements(root: Path, paper: str) -> dict[str, Judgement]:
     """Judge a paper's claims, by their ids; once a build."""
@@ -220,8 +226,7 @@ class ScoreboardDirective(ClaimsDirective):
 
     def theme(self, theme: str, cards: dict[str, Card]) -> nodes.section:
         """Build the section of a theme."""
-        title = theme.replace("-", " ").capitalize()
-        section = nodes.section("", nodes.title("", title), ids=[nodes.make_id(f"theme-{theme}")], names=[])
+        section = nodes.section("", nodes.title("", heading(theme)), ids=[nodes.make_id(f"theme-{theme}")], names=[])
         for card in cards.values():
             if card.theme == theme:
                 section += nodes.rubric("", card.title)

@@ -35,7 +35,8 @@ def digests(text: str, root: Path) -> tuple[str, str]:
     papers = sorted(path.parent for path in root.glob("reproductions/*/paper.yml"))
     run = source_files(text, root) if cells else []
     run += [file for paper in papers if paper.name in cells for file in paper.glob("results*.json")]
-    quoted = papers if "{scoreboard}" in text else [p for p in papers if p.name in text]
+    whole = "{scoreboard}" in text or "{catalogue}" in text
+    quoted = papers if whole else [p for p in papers if p.name in text]
     shown: list[Path] = []
     for paper in quoted:  # the program too: it makes a result stale
         shown += [paper / "paper.yml", *paper.glob("results*.json")]

@@ -16,7 +16,7 @@ from practicum.cards import Card
 from practicum.reading import read
 from practicum.results import dumps, write_whole
 from practicum.semester.drop import DropError, copy, kit_claims, load_public, manifest, submit, verify
-from practicum.semester.evidence import Evidence, Row, evidence_of, table
+from practicum.semester.evidence import Evidence, Row, evidence_of, spread, table, two_digits
 from practicum.semester.kit import start as start_kit
 from practicum.semester.people import load_groups
 from practicum.semester.plan import PLAN, Semester, SemesterError
@@ -139,9 +139,10 @@ def _watched(card: Card, folder: Path, seeds: list[int], limits: BoxLimits, how:
 def show(rows: list[Row]) -> None:
     """Print the claims: what the paper has, what the group says, what the runs gave."""
     made = plain_table("claim", "role", "expected", "claimed", "measured", "verdict", "agrees")
+    alike = len({row.problem for row in rows}) == 1  # then it is told above, once
     for row in rows:
         claimed = row.status + ("" if row.value is None else f", {row.value:.4g}")
-        measured = row.problem if row.mean is None else f"{row.mean:.4g} ± {row.sd:.2g} ({row.n})"
+        measured = ("" if alike else row.problem) if row.mean is None else f"{spread(row.mean, row.sd)} ({row.n})"
         verdict = Text(str(row.verdict or ""), style=COLOURS.get(str(row.verdict), ""))
         made.add_row(*map(Text, (row.claim, row.role, row.expected, claimed, measured)), verdict, Text(_agrees(row)))
     print_table(made)
@@ -163,7 +164,7 @@ def _advise(rows: list[Row], evidence: Evidence, all_seeds: int) -> None:
         typer.echo(f"a verdict needs all {all_seeds} public seeds (leave --seeds away)")
     for row in rows:
         if row.mean is not None and row.status == "not attempted":
-            number = f"value: {row.mean:.6g}, uncertainty: {row.sd:.2g}"
+            number = f"value: {row.mean:.6g}, uncertainty: {two_digits(row.sd)}"
             typer.echo(f"  to state {row.claim}: status: {row.verdict}, {number}")
         elif row.matches is False and row.mean is not None:
             typer.echo(f"  {row.claim}: {row.match_why}")

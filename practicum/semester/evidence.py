@@ -148,22 +148,23 @@ def _judged(paper: str, claim: Claim, evidence: Evidence) -> tuple[np.ndarray, V
 
 
 def _matches(
-    claim: Claim, value: float | None, s: np.ndarray, rerun: Evidence, own: Evidence | None, problem: str
+    claim: Claim, value: float | None, s: np.ndarray, evidence: Evidence, own: Evidence | None, problem: str
 ) -> tuple[bool, str]:
     """Say whether the claimed number is the re-run's, within the spread over seeds (99.9 %) or a rounding."""
     if value is None:
         return False, "no value is claimed"
     if not len(s):
         return False, f"the re-run gave no number: {problem}"
-    if not claim.fixed and _constant(claim, rerun):
+    if not claim.fixed and _constant(claim, evidence):
         return False, "the same on every hidden seed, where the card says that it varies"
     mean = float(s.mean())
-    tolerance = max(_spread(claim, s, own), FLOOR * abs(mean), SLACK)
-    told = f"claimed {value:.4g}, re-run {mean:.4g} ± {float(s.std(ddof=1)):.2g}, tolerance {tolerance:.2g}"
+    tolerance = max(_half_width(claim, s, own), FLOOR * abs(mean), SLACK)
+    told = spread(mean, float(s.std(ddof=1)))
+    told = f"claimed {value:.4g}, re-run {told}, tolerance {two_digits(tolerance)}"
     return abs(value - mean) <= tolerance * (1 + SLACK), told
 
 
-def _spread(claim: Claim, s: np.ndarray, own: Evidence | None) -> float:
+def _half_width(claim: Claim, s: np.ndarray, own: Evidence | None) -> float:
     """Half the interval for the difference of the group's mean and the re-run's: t sd sqrt(1/n + 1/n_own).
 
     The spread is pooled over both unless the group's own is far wider, since nobody re-ran that.
@@ -192,6 +193,16 @@ def _consistent(status: Status, verdict: Verdict | None, seen: Verdict | None, p
         return 1.0, f"the re-run says {verdict}, the public seeds say {seen}"
     step = abs(WORSE.index(Verdict(status)) - WORSE.index(verdict))
     return (0.5 if step == 1 else 0.0), f"said {status}, the re-run says {verdict}"
+
+
+def spread(mean: float, sd: float | None) -> str:
+    """Write "860.4 ± 100"."""
+    return f"{mean:.4g} ± {two_digits(sd)}"
+
+
+def two_digits(x: float | None) -> str:
+    """Write a spread to two digits, without a power of ten where it can be helped."""
+    return "" if x is None else f"{float(f'{x:.2g}'):g}"
 
 
 def share_run(evidence: Evidence, keys: Sequence[str]) -> float:
