@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from markdown_it import MarkdownIt
+from markdown_it.rules_block import StateBlock, table
 from markdown_it.rules_core import StateCore
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
@@ -20,6 +21,7 @@ TYPES = FIGURES | {".pdf": "application/pdf"}
 TEXT = "text/plain; charset=utf-8"  # everything else, HTML and programs first of all
 MOST_FILE, MOST_REPORT = 30_000_000, 100_000  # bytes
 SIGNS, MOST_SIGNS = "*_[]`<$~!&\\", 500  # in a paragraph; Markdown's time grows with their square
+MOST_CELLS = 20_000  # of a table: each row is filled up to the width of the header
 MATHS = re.compile(r"\$\$[^$]+\$\$|\$(?!\s)[^$]+(?<!\s)\$")
 
 
@@ -99,11 +101,19 @@ def _inline(state: StateCore) -> None:
             if sum(map(token.content.count, SIGNS)) > MOST_SIGNS:
                 token.children = [Token("text", "", 0, content=token.content)]
             else:
+                token.children = []
                 state.md.inline.parse(token.content, state.md, state.env, token.children)
+
+
+def _table(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """Read a table unless the lines below could become too many cells."""
+    columns = state.src[state.bMarks[start] : state.eMarks[start]].count("|") + 1
+    return columns * (end - start) <= MOST_CELLS and table(state, start, end, silent)
 
 
 MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"]).disable("reference")
 MARKDOWN.core.ruler.at("inline", _inline)
+MARKDOWN.block.ruler.at("table", _table, {"alt": ["paragraph", "reference"]})
 MARKDOWN.inline.ruler.before("escape", "maths", _maths)
 
 
