@@ -47,6 +47,11 @@ app = typer.Typer(
 )
 
 
+def harmless(text: str) -> str:
+    """Blank what could steer a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+
+
 class Errors:
     """Known errors of one command: each is a line on stderr, and the worst sets the exit code."""
 
@@ -66,7 +71,7 @@ class Errors:
             self._tell(f"{error} (see that the file can be read and written)", 1)
 
     def _tell(self, message: str, code: int) -> None:
-        typer.echo(message, err=True)
+        typer.echo(harmless(message), err=True)
         self.code = max(self.code, code)
 
     def exit(self) -> None:

@@ -1,17 +1,16 @@
 """A paper's card, `reproductions/<id>/paper.yml`: its claims, and what counts as agreeing with them."""
 
-import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, FiniteFloat, PlainValidator, ValidationInfo, model_validator
+from pydantic import AfterValidator, Field, FiniteFloat, PlainValidator, ValidationInfo, model_validator
 
 from practicum import ROOT, PracticumError, choices
-from practicum.reading import Loc, PlacedError, ReadingError, Strict, read
+from practicum.reading import Loc, PlacedError, ReadingError, Strict, printable, read, shown
 
 Kind = Literal["value", "order", "ratio", "slope", "argmax"]
 Scale = Literal["laptop", "paper"]
-Text = Annotated[str, Field(min_length=1)]
+Text = Annotated[str, Field(min_length=1), AfterValidator(printable)]  # with no signs that steer a terminal
 KEYS: dict[Kind, tuple[int, float]] = {  # the fewest and the most keys that each kind reads
     "value": (1, 1), "order": (2, float("inf")), "ratio": (2, 2), "slope": (2, 2), "argmax": (2, 2),
 }  # fmt: skip
@@ -24,11 +23,13 @@ class CardError(PracticumError):
 
 def _number_or_key(value: Any) -> float | str:
     if isinstance(value, bool) or not isinstance(value, int | float | str) or value == "":
-        raise ValueError(f"should be a number or the name of a key, not {reprlib.repr(value)} (correct it)")
+        raise ValueError(f"should be a number or the name of a key, not {shown(value)} (correct it)")
     try:
         number = float(value)  # YAML reads 1e-3, without a point, as a string
+    except OverflowError:
+        raise ValueError("should be finite (correct it)") from None
     except ValueError:
-        return str(value)
+        return printable(str(value))
     if not abs(number) < float("inf"):
         raise ValueError("should be finite (correct it)")
     return number

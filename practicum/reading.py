@@ -2,6 +2,7 @@
 
 import reprlib
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ from practicum import PracticumError
 
 Loc = tuple[int | str, ...]
 Model = TypeVar("Model", bound=BaseModel)
+MOST = 30  # problems that are told at once
 
 
 class ReadingError(PracticumError):
@@ -32,11 +34,18 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-def read(path: Path, model: type[Model], root: Path, **context: Any) -> Model:
-    """Read `path` as `model`, or raise a ReadingError whose paths are relative to `root`."""
+def read(path: Path, model: type[Model], root: Path, aliases: bool = True, **context: Any) -> Model:
+    """Read `path` as `model`, or raise a ReadingError whose paths are relative to `root`.
+
+    `aliases=False` is for files of people whom we do not know: a few nested aliases grow without bound.
+    """
     shown = path.relative_to(root).as_posix()
     try:
         text = path.read_bytes().decode()
+        events = () if aliases else yaml.parse(text, yaml.SafeLoader)
+        if alias := next((event for event in events if isinstance(event, yaml.AliasEvent)), None):
+            line = alias.start_mark.line + 1
+            raise ReadingError(f"{shown}:{line}: an alias (*{alias.anchor}) is not taken (write the value out)")
         node, raw = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
     except FileNotFoundError:
         raise ReadingError(f"{shown}: is missing (write the file, or remove its folder)") from None
@@ -56,7 +65,9 @@ def read(path: Path, model: type[Model], root: Path, **context: Any) -> Model:
         for loc, told in (found for e in error.errors() for found in _told(e, model)):
             problems.append((_line(node, loc), f"{_dotted(loc)}: {told}" if loc else told))
     if problems:
-        raise ReadingError("\n".join(f"{shown}:{line}: {told}" for line, told in sorted(problems)))
+        lines = [f"{shown}:{line}: {told}" for line, told in sorted(problems)]
+        more = [f"{shown}: {len(lines) - MOST} more problems (mend these first)"] if len(lines) > MOST else []
+        raise ReadingError("\n".join(lines[:MOST] + more))
     return result
 
 
@@ -72,15 +83,31 @@ def _told(error: Any, model: type[BaseModel]) -> list[tuple[Loc, str]]:
             near = get_close_matches(str(loc[-1]), _fields(model), n=1)
             told = "is no field here " + (f"(did you mean {near[0]}?)" if near else "(remove it)")
         case "literal_error":
-            told = f"{error['input']!r} is none of {error['ctx']['expected']} (choose one)"
+            told = f"{shown(error['input'])} is none of {error['ctx']['expected']} (choose one)"
         case "value_error":
             told = str(cause)
         case _:
             message = error["msg"][0].lower() + error["msg"][1:]
-            told = f"{message}, not {reprlib.repr(error['input'])} (correct it)"
+            told = f"{message}, not {shown(error['input'])} (correct it)"
     return [(loc, told)]
 
 
+def printable(text: str) -> str:
+    """Give the text back; ValueError if it holds signs that cannot be printed."""
+    if odd := next((c for c in text if not c.isprintable() and c not in "\n\t"), None):
+        raise ValueError(f"holds the sign {odd!r}, which cannot be printed (remove it)")
+    return text
+
+
+def shown(value: Any) -> str:
+    """Write a value short; a whole number of thousands of digits has no such form in Python."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:
+        return "a number of too many digits"
+
+
+@lru_cache
 def _fields(model: type[BaseModel]) -> set[str]:
     schema = model.model_json_schema()
     parts = [schema, *schema.get("$defs", {}).values()]
@@ -117,6 +144,7 @@ def _duplicates(node: yaml.Node, seen: set[int]) -> list[tuple[int, str]]:
         return [found for child in node.value for found in _duplicates(child, seen)]
     keys = [key for key, _ in node.value]
     names = [str(key.value) for key in keys]
+    first: dict[str, int] = {}
     twice = [(k.start_mark.line + 1, name) for i, (k, name) in enumerate(zip(keys, names, strict=True))
-             if name in names[:i]]  # fmt: skip
+             if first.setdefault(name, i) != i]  # fmt: skip
     return twice + [found for _, child in node.value for found in _duplicates(child, seen)]

@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import reprlib
+import secrets
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -174,9 +175,10 @@ def save(results: Results, root: Path) -> Path:
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that whoever reads sees the old one or the new one, never a half."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name}.{os.getpid()}.half")
+    half = path.with_name(f".{path.name}.{secrets.token_hex(8)}.half")
     try:
-        half.write_text(text, encoding="utf-8", newline="\n")
+        with open(half, "x", encoding="utf-8", newline="\n") as file:  # new: a link that was laid there is not followed
+            file.write(text)
         os.replace(half, path)
     finally:
         half.unlink(missing_ok=True)

@@ -461,7 +461,7 @@ def test_a_report_is_shown_without_its_html(mine: tuple[Semester, Path]) -> None
 def test_a_report_cannot_hold_the_desk_up(pattern: str) -> None:
     text = (pattern * (desk_files.MOST_REPORT // len(pattern) + 1))[: desk_files.MOST_REPORT]
     start = time.perf_counter()
-    shown = desk_files.MARKDOWN.render(desk_files._without_comments(text))
+    shown = desk_files.MARKDOWN.render(desk_files.without_comments(text))
     assert time.perf_counter() - start < 10
     assert not {"em", "img", "table", "a"} & {tag for tag, _ in Tags(shown[:100_000]).found}  # it was left as it is
 

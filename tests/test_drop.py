@@ -1,5 +1,6 @@
 """Handing in: what is taken, what is refused, and what a kill leaves."""
 
+import json
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import yaml
 from practicum_fixtures import write
 from semester_fixtures import PAPERS, as_json, empty_semester, fill, hand_in
 
@@ -27,6 +29,7 @@ from practicum.semester.drop import (
     verify,
 )
 from practicum.semester.kit import start
+from practicum.semester.log import Log, LogError
 
 PAPER = "peak2020toy"
 
@@ -154,13 +157,79 @@ def test_a_file_that_snapshots_leave_out_is_not_slipped_into_one(kit: Path) -> N
     assert not intact(drop_of(kit), receipt.snapshot)
 
 
+def test_the_receiving_side_says_whose_folder_it_is(kit: Path) -> None:
+    with pytest.raises(DropError, match="is of 'g01', and handed in by 'g02'"):
+        submit(kit, "midterm", drop_of(kit), group="g02")
+    assert submit(kit, "midterm", drop_of(kit), group="g01").group == "g01"
+
+
+def test_nothing_is_read_through_a_link(kit: Path, tmp_path: Path) -> None:
+    write(tmp_path / "secret.yml", "password: hunter2\n")
+    (kit / "claims.yml").unlink()
+    (kit / "claims.yml").symlink_to(tmp_path / "secret.yml")
+    with pytest.raises(DropError, match=r"claims\.yml: is no plain file") as told:
+        submit(kit, "midterm", drop_of(kit))
+    assert "password" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["a\nb.txt", "\x1b[2J.md", "\udcff.py"])
+def test_a_name_that_could_stand_for_others_is_refused(kit: Path, name: str) -> None:
+    write(kit / name, "x")
+    with pytest.raises(DropError, match="has signs that cannot be printed"):
+        submit(kit, "midterm", drop_of(kit))
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ("contributions:\n" + "".join(f"  name{i}: []\n" for i in range(20_000)), "kB, more than 200"),
+        ("extensions: [" + "{}, " * 11 + "]", "at most 10"),
+        ("x: &a [1]\ny: [*a, *a]\n", r"an alias \(\*a\) is not taken"),
+        ("\n".join(f"unknown{i}: 1" for i in range(500)), "more problems"),
+        ("contributions: {Ada: [" + '"\\e]0;pwn\\a"' + "]}", "which cannot be printed"),
+    ],
+)
+def test_claims_that_would_hold_the_grader_up(kit: Path, more: str, told: str) -> None:
+    said = yaml.safe_load((kit / "claims.yml").read_text(encoding="utf-8"))
+    kept = {name: said[name] for name in ("group", "paper", "claims")}
+    write(kit / "claims.yml", yaml.safe_dump(kept, allow_unicode=True) + more)
+    begin = time.perf_counter()
+    with pytest.raises((DropError, ReadingError), match=told):
+        submit(kit, "midterm", drop_of(kit))
+    assert time.perf_counter() - begin < 20  # it took minutes: a bound on growth, not a timing
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"expect": {"equals": "slow"}}, "compares a key with itself"),
+        ({"id": "law"}, "'law' is taken"),
+        ({"keys": ["tail"]}, "an extension measures a key of its own"),
+    ],
+)
+def test_an_extension_that_cannot_fail_is_refused(kit: Path, changed: dict, told: str) -> None:
+    said = yaml.safe_load((kit / "claims.yml").read_text(encoding="utf-8"))
+    said["extensions"][0] |= changed
+    write(kit / "claims.yml", yaml.safe_dump(said, sort_keys=False, allow_unicode=True))
+    with pytest.raises(ReadingError, match=told):
+        submit(kit, "midterm", drop_of(kit))
+
+
+def test_an_odd_line_of_the_log_is_named(kit: Path) -> None:
+    submit(kit, "midterm", drop_of(kit))
+    Log(drop_of(kit) / "log.jsonl").append("submit", "g01", {"x": 1})
+    with pytest.raises(LogError, match=r"log\.jsonl:2: is no submit as this program writes them, by 'g01'"):
+        submissions(drop_of(kit))
+
+
 def test_a_receipt_shows_what_was_done_to_the_drop_folder(kit: Path) -> None:
     receipt = submit(kit, "midterm", drop_of(kit))
     [file] = (kit / "receipts").iterdir()
-    forged = as_json(file) | {"line": 2}
-    write(kit / "forged.json", __import__("json").dumps(forged))
-    with pytest.raises(DropError, match="the log has no such line 2"):
-        verify(kit / "forged.json", drop_of(kit))
+    for forged in ({"line": 2}, {"group": "g03"}, {"deliverable": "final"}, {"received": "2026-01-01T00:00:00Z"}):
+        write(kit / "forged.json", json.dumps(as_json(file) | forged))
+        with pytest.raises(DropError, match="the log has no such line"):
+            verify(kit / "forged.json", drop_of(kit))
+    (kit / "forged.json").unlink()
     report = drop_of(kit) / "snapshots" / receipt.snapshot / "report.md"
     report.chmod(0o644)
     report.write_text("changed")

@@ -116,6 +116,25 @@ def test_forged_own_results_do_not_widen_the_tolerance_without_bound() -> None:
     assert rows(stated, values, wild)["law"].matches is False
 
 
+def test_forged_own_results_earn_nothing_for_a_false_status() -> None:
+    """The program's law is off; the results that lie beside it say otherwise, and so does the status."""
+    off = lambda seed: values(seed) | {"tail": 2.99 + seed % 5 / 100}  # noqa: E731
+    row = rows(claims({"law": ("reproduced", 3.0)}), off, runs(values, PUBLIC))["law"]
+    assert row.matches
+    assert (str(row.verdict), row.consistent) == ("not reproduced", 0.0)
+    tight = lambda seed: values(seed) | {"tail": 1 + seed % 5 * 1e-6}  # noqa: E731
+    wide = runs(lambda s: values(s) | {"tail": 1 + 0.0999 * [1, -1, 1, -1, 0][s]}, PUBLIC)
+    assert rows(claims({"law": ("reproduced", 1.18)}), tight, wide)["law"].matches is False
+
+
+def test_numbers_that_were_typed_in_are_no_evidence_either_when_jittered() -> None:
+    def jittered(seed: int) -> dict[str, float]:
+        return {key: value * (1 + seed % 7 * 1e-15) for key, value in values(0).items()}
+
+    row = rows(claims({"peak": ("reproduced", values(0)["peak"] - values(0)["tail"])}), jittered)["peak"]
+    assert (row.matches, row.consistent) == (False, 0.0)
+
+
 def borderline(seed: int) -> dict[str, float]:
     return values(seed) | {"peak": values(seed)["tail"] + (0.1 if seed in PUBLIC else 0.01) + (seed % 3 - 1) * 0.05}
 

@@ -87,6 +87,55 @@ def test_nothing_handed_in_is_nought_for_the_machine_once_it_is_too_late(tmp_pat
     assert found["reproducibility.theory"].share is None  # a human has still to say so
 
 
+def test_a_snapshot_that_was_changed_counts_for_nothing_and_costs_nothing(tmp_path: Path) -> None:
+    s, root = semester(tmp_path)
+    snapshot = Book(s, root).works["g01", PAPER, "midterm"].submission.snapshot
+    claims = s.drop / "snapshots" / snapshot / "claims.yml"
+    claims.chmod(0o644)
+    write(claims, claims.read_text(encoding="utf-8").replace("status: reproduced", "status: partly"))
+    mark = Book(s, root, BEFORE).mark(find_leaf(s, "consistent"), ("g01", PAPER, ""))
+    assert (mark.share, mark.reason) == (None, "the snapshot is not what was handed in (restore it from a backup)")
+
+
+def test_points_are_of_the_rubric_under_which_they_were_given(tmp_path: Path) -> None:
+    s, root = semester(tmp_path)
+    give(s, "theory", 3, ("g01", PAPER, ""))
+    text = (s.folder / "semester.yml").read_text(encoding="utf-8")
+    write(s.folder / "semester.yml", text.replace("points: 4", "points: 2"))
+    assert Book(Semester(s.folder), root, BEFORE).mark(find_leaf(s, "theory"), ("g01", PAPER, "")).share == 0.75
+
+
+def test_what_counts_for_nobody_any_more_is_named(tmp_path: Path) -> None:
+    s, root = semester(tmp_path)
+    give(s, "theory", 3, ("g01", PAPER, ""))
+    assert Book(s, root).orphans == []
+    for name in ("groups.csv", "allotment.csv"):
+        write(s.folder / name, (s.folder / name).read_text(encoding="utf-8").replace("g01", "g11"))
+    found = " | ".join(Book(Semester(s.folder), root).orphans)
+    assert f"the submission g01 {PAPER} midterm is of nobody now" in found
+    assert f"the score reproducibility.theory g01 {PAPER} by cw counts no more" in found
+
+
+def test_a_deliverable_that_lost_its_date_is_named_and_stops_nothing(tmp_path: Path) -> None:
+    s, root = semester(tmp_path)
+    text = (s.folder / "semester.yml").read_text(encoding="utf-8")
+    write(s.folder / "semester.yml", text.replace("midterm", "half"))
+    book = Book(Semester(s.folder), root, BEFORE)
+    assert any("g01 peak2020toy midterm is of nobody now" in told for told in book.orphans)
+    assert book.grade("g01", "0101").total is None
+
+
+def test_a_group_with_too_few_papers_has_no_grade(tmp_path: Path) -> None:
+    s, root = semester(tmp_path)
+    score_all(s, "g01", 4)
+    text = (s.folder / "allotment.csv").read_text(encoding="utf-8")
+    write(s.folder / "allotment.csv", "".join(t for t in text.splitlines(True) if not t.startswith(f"g01,{OTHER}")))
+    book = Book(Semester(s.folder), root, BEFORE)
+    assert "g01 has 1 papers, not 2 (see allotment.csv; its grades stay open)" in book.orphans
+    assert book.grade("g01", "0101").total is None
+    assert "its papers" in book.grade("g01", "0101").open
+
+
 def test_half_of_the_seeds(tmp_path: Path) -> None:
     s, root = semester(tmp_path)
     found = {m.leaf.path: m for m in Book(s, root, BEFORE).marks("g02") if m.target[1] == PAPER}
@@ -213,7 +262,8 @@ def test_two_graders_at_once_lose_nothing_and_a_kill_neither(tmp_path: Path) -> 
     assert Book(s, root, BEFORE).mark(find_leaf(s, "theory"), ("g01", PAPER, "")).share == 1.0
 
 
-def test_what_a_hostile_folder_holds_stops_nobody_elses_grade(tmp_path: Path) -> None:
+def test_what_a_hostile_folder_holds_stops_nobody_elses_grade(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("practicum.semester.grades.intact", lambda drop, snapshot: True)
     s, root = semester(tmp_path)
     [folder] = [s.drop / "snapshots" / w.submission.snapshot for k, w in Book(s, root).works.items() if k[0] == "g02"]
     (folder / "claims.yml").chmod(0o644)

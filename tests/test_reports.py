@@ -299,11 +299,13 @@ def leaky(tmp_path_factory: pytest.TempPathFactory) -> tuple[Semester, Path]:
     kit = fill(s.kits / "g01/peak2020toy", program="# leaking\n")
     said = yaml.safe_load((kit / "claims.yml").read_text())
     told = " ".join(way(seed) for seed in seeds for way in WAYS)
-    base = {"kind": "value", "expect": {"at_least": 1}, "status": "partly", "reason": f"Said by {told}."}
+    base = {"kind": "value", "status": "partly", "reason": f"Said by {told}."}
     said["extensions"] = [
-        {**base, "id": "X1", "hypothesis": f"The seeds are {told}.", "keys": ["leak"], "value": float(seeds[0])},
-        {**base, "id": "X2", "hypothesis": "A key is missing.", "keys": [str(seeds[1])], "value": 1.0},
-    ]
+        {**base, "id": "X1", "hypothesis": f"The seeds are {told}.", "keys": ["leak"], "value": float(seeds[0]),
+         "expect": {"at_least": 1}},
+        {**base, "id": "X2", "hypothesis": "A key is missing.", "keys": [str(seeds[1])], "value": 1.0,
+         "expect": {"at_least": 1}},
+    ]  # fmt: skip
     write(kit / "claims.yml", yaml.safe_dump(said))
     for name in ("midterm", "final"):
         write(kit / "report.md", f"{name}\n")
@@ -331,7 +333,8 @@ def test_no_hidden_seed_is_on_any_page(leaky: tuple[Semester, Path]) -> None:
         assert "exit code" not in html
         assert "tolerance" not in html
         mean = sum(hidden_seeds(s, "peak2020toy", "final")) / 6
-        assert f"{mean:.3g} ±" in html  # which names none of them
+        assert f"{mean:.3g}" not in html  # of keys that a group invents no mean is shown: enough of them spell the seeds
+        assert "measured on 6 seeds" in html
 
 
 def test_nothing_of_others_is_on_a_page(whole: Book) -> None:

@@ -17,7 +17,7 @@ from practicum.cli import app
 from practicum.runs import ROOT
 from practicum.semester.drop import latest, snapshot_path, submissions
 from practicum.semester.grades import Book
-from practicum.semester.plan import Semester
+from practicum.semester.plan import Semester, SemesterError
 from practicum.semester.rerun import hidden_seeds, load_evidence, rerun_folder, score_log, tampered
 from practicum.semester.sandbox import SandboxError, choose
 
@@ -61,7 +61,8 @@ def share(semester: Semester, root: Path, group: str, leaf: str, paper: str = PA
 def test_a_class_is_rerun(tmp_path: Path) -> None:
     box()
     s, root = empty_semester(tmp_path)
-    peek = PEEK.format(folder=s.folder, home=Path.home()) + PROGRAM.replace('"slow": 3', '"found": values_extra, "slow": 3')
+    peek = PEEK.format(folder=s.folder, home=Path.home())
+    peek += PROGRAM.replace('"slow": 3', '"found": values_extra, "slow": 3')
     hand_in(s, root, "g01", PAPER, program=peek)
     hand_in(s, root, "g02", PAPER, program=HARD_CODED, measured=lambda seed: values(0))
     hand_in(s, root, "g03", PAPER, program=CRASH)
@@ -105,6 +106,28 @@ def test_hidden_seeds_are_secret_stable_and_not_the_public_ones(tmp_path: Path) 
         assert (s.private / "secret").stat().st_mode & 0o077 == 0
     other, _ = empty_semester(tmp_path / "other")
     assert not set(first) & set(hidden_seeds(other, PAPER, "midterm"))
+
+
+def test_a_secret_that_is_gone_or_broken_is_not_drawn_anew(tmp_path: Path) -> None:
+    s, root = empty_semester(tmp_path)
+    hand_in(s, root, "g01", PAPER)
+    told(s, root, "rerun", "--unsafe-local")
+    path = s.private / "secret"
+    kept = path.read_text()
+    for text in ("", "zz" * 32, None):
+        path.unlink() if text is None else write(path, text)
+        with pytest.raises(SemesterError, match="private/secret: is "):
+            hidden_seeds(s, PAPER, "midterm")
+    write(path, kept)
+    assert len(hidden_seeds(s, PAPER, "midterm")) == 6
+
+
+def test_what_nothing_is_called_is_refused(tmp_path: Path) -> None:
+    s, root = empty_semester(tmp_path)
+    for words in (("--group", "g1"), ("--paper", "peak"), ("--for", "mid")):
+        code, _, err = told(s, root, "rerun", "--unsafe-local", *words)
+        assert (code, err.count("\n")) == (1, 1)
+        assert err.startswith(f"nothing is called {words[1]!r} here (")
 
 
 def test_without_isolation_only_when_told_and_it_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

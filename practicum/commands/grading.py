@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from practicum import ROOT, PracticumError
+from practicum import ROOT, PracticumError, choices
 from practicum.app import Errors, Root, SemesterOption, app, plain_table, print_table
 from practicum.cards import load_cards
 from practicum.commands.groupwork import show
@@ -55,6 +55,9 @@ def rerun_command(
             x for (g, p, d), x in latest(submissions(s.drop)).items()
             if group in (None, g) and paper in (None, p) and deliverable in (None, d)
         ]  # fmt: skip
+        for asked, there in ((group, s.papers()), (paper, load_cards(root)), (deliverable, s.plan.dates)):
+            if asked is not None and asked not in there:
+                raise PracticumError(f"nothing is called {asked!r} here ({choices(asked, there)})")
         todo = chosen if force else open_reruns(s, chosen)
         typer.echo(f"{len(chosen)} submissions count, {len(todo)} to re-run, isolation: {how}")
         if how == "unsafe-local":
@@ -173,6 +176,8 @@ def status(
                         cells = (f"{work.submission.received:%Y-%m-%d %H:%M}", f"{work.factor:.0%}", ran)
                     table.add_row(*map(Text, (g, p, d, *cells, str(n))))
         print_table(table)
+        for orphan in book.orphans:
+            typer.echo(orphan, err=True)
         for key, work in book.works.items() if group else ():
             if key[0] == group:
                 typer.echo(f"\n{' '.join(key)}")

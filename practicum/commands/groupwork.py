@@ -178,6 +178,9 @@ def submit_command(
     deliverable: Annotated[str, typer.Option("--for", help="The deliverable, as in the plan's dates.")] = ...,  # type: ignore[assignment]
     drop: DropOption = None,
     replace: Annotated[bool, typer.Option("--replace", help="Even where an earlier one counts for more.")] = False,
+    group: Annotated[
+        str | None, typer.Option("--group", help="Whose folder it is, if another than the group hands it in.")
+    ] = None,
 ) -> None:
     """Hand a kit's folder in: an immutable snapshot by the drop folder's clock, and a receipt.
 
@@ -185,7 +188,7 @@ def submit_command(
     """
     errors = Errors()
     with errors.told():
-        receipt = submit(kit, deliverable, _drop(kit, drop), replace)
+        receipt = submit(kit, deliverable, _drop(kit, drop), replace, group)
         megabytes = sum(file.bytes for file in receipt.files) / 1e6
         typer.echo(
             f"accepted: {receipt.group}, {receipt.paper}, {receipt.deliverable}: {len(receipt.files)} files, "

@@ -43,7 +43,7 @@ def gradebook(
         path = out or s.gradebook
         books.save(book, books.gradebook(book, found, separator, decimal, not no_bom), path)
         _print_grades(found)
-        _tell_open(found)
+        _tell_open(book, found)
         typer.echo(f"{path.name} is written: {len(found)} students, {len(books.columns(s))} columns")
     errors.exit()
 
@@ -61,7 +61,9 @@ def _some(names: list[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _tell_open(found: list[tuple[Group, Student, Grade]]) -> None:
+def _tell_open(book: Book, found: list[tuple[Group, Student, Grade]]) -> None:
+    for orphan in book.orphans:
+        typer.echo(orphan, err=True)
     lacking = sum(grade.total is None for _, _, grade in found)
     typer.echo(f"{lacking} of {len(found)} grades are incomplete" if lacking else "all grades are complete")
 
@@ -88,7 +90,7 @@ def feedback(
         for name in old:
             typer.echo(f"feedback/{name}: is of nobody in groups.csv (remove it)", err=True)
         teams = list(book.groups) if group is None else group
-        _tell_open([one for one in books.grades(book) if one[0].id in teams])
+        _tell_open(book, [one for one in books.grades(book) if one[0].id in teams])
         typer.echo(f"{len(written)} pages are written in {s.feedback.name}/, for {len(set(teams))} groups")
     errors.exit()
 

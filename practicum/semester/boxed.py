@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import IO
 
 from practicum.semester.bubble import ENV, MB, BoxLimits, SandboxError, command, rules
@@ -96,10 +95,11 @@ def run(
     start = time.perf_counter()
     ours, theirs = os.pipe()
     with open(ours, "rb") as info:
-        with open(theirs, "wb") as told, TemporaryFile() as snapshot, TemporaryFile(buffering=0) as calls:
+        with open(theirs, "wb") as told, _sealed() as snapshot, _sealed() as calls:
             _pack(folder, snapshot)
             calls.write(rules())
-            calls.seek(0)
+            _seal(snapshot)
+            _seal(calls)
             child = subprocess.Popen(
                 command(folder, seed, limits, packages, calls.fileno(), told.fileno()), stdin=snapshot,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV, cwd="/", bufsize=0,
@@ -132,6 +132,18 @@ def _left(ended: str | None, out: bytes, left: Left, limits: BoxLimits) -> Left:
         else:
             left.code = int(code)
     return left
+
+
+def _sealed() -> IO[bytes]:
+    """Open a file in memory that `_seal` makes unchangeable: its descriptor is within the program's reach."""
+    return open(os.memfd_create("box", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC), "w+b", buffering=0)
+
+
+def _seal(file: IO[bytes]) -> None:
+    import fcntl  # Windows has none, and no boxes
+
+    file.seek(0)
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
 
 
 def _pack(folder: Path, file: IO[bytes]) -> None:

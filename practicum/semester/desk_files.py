@@ -67,14 +67,14 @@ def report(drop: Path, snapshot: str, path: str) -> Markup:
     files = files_of(drop, snapshot)
     if files[path].bytes > MOST_REPORT:
         return Markup("<p>It is too long to show here: open it as text.</p>")
-    text = _without_comments(read_file(drop, snapshot, path)[0].decode(errors="replace"))
+    text = without_comments(read_file(drop, snapshot, path)[0].decode(errors="replace"))
     tokens = MARKDOWN.parse(text)
     for token in tokens:
         _mend(token, snapshot, files)
     return Markup(MARKDOWN.renderer.render(tokens, MARKDOWN.options, {}))
 
 
-def _without_comments(text: str) -> str:
+def without_comments(text: str) -> str:
     """Drop HTML comments, of which the kit's templates are full."""
     kept, at = [], 0
     while (begin := text.find("<!--", at)) >= 0 and (end := text.find("-->", begin)) >= 0:

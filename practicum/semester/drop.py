@@ -12,12 +12,13 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from tempfile import NamedTemporaryFile, mkdtemp
+from typing import Annotated
 
 from filelock import FileLock
-from pydantic import AwareDatetime, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError
 
 from practicum import PracticumError, choices
-from practicum.cards import Card
+from practicum.cards import Card, Text
 from practicum.reading import Strict, read
 from practicum.results import write_whole
 from practicum.semester.claims import GroupClaims, load_claims
@@ -56,6 +57,15 @@ class Receipt(Strict):
     hash: str
 
 
+class Accepted(Strict):
+    """What a line of the log says."""
+
+    group: Text
+    paper: Text
+    deliverable: Text
+    snapshot: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
 @dataclass(frozen=True)
 class Submission:
     """An accepted submission, line `n` of the drop folder's log."""
@@ -90,8 +100,10 @@ def manifest(folder: Path, limits: SubmissionLimits | None = None, whole: bool =
     found: list[File] = []
     problems: list[str] = []
     for path in _walk(folder, whole):
-        name = path.relative_to(folder).as_posix()
-        status = path.lstat()
+        name, status = path.relative_to(folder).as_posix(), path.lstat()
+        if not name.isprintable():  # the name stands in the manifest's lines, and on terminals
+            problems.append(f"{name!r}: has signs that cannot be printed (rename it)")
+            continue
         if not stat.S_ISREG(status.st_mode):
             problems.append(f"{name}: is no plain file (copy what a link leads to, or remove it)")
             continue
@@ -146,11 +158,12 @@ def kit_claims(kit: Path) -> GroupClaims:
     return load_claims(kit / "claims.yml", read(kit / "paper.yml", Card, kit), kit)
 
 
-def submit(kit: Path, deliverable: str, drop: Path, replace: bool = False) -> Receipt:
+def submit(kit: Path, deliverable: str, drop: Path, replace: bool = False, group: str | None = None) -> Receipt:
     """Hand a kit's folder in: keep a snapshot, log it, write and give the receipt.
 
-    DropError if it is over a limit, of a paper that the group was not allotted, or (unless `replace`) if it is
-    late and an earlier submission would count for more.
+    DropError if it is over a limit, of a paper that the group was not allotted, of another group than `group` (whose
+    folder it is, as the receiving side knows it), or (unless `replace`) if it is late and an earlier submission
+    would count for more.
     """
     kit, drop = kit.resolve(), drop.resolve()
     plan = load_public(drop / PLAN)
@@ -158,11 +171,13 @@ def submit(kit: Path, deliverable: str, drop: Path, replace: bool = False) -> Re
         raise DropError(f"no deliverable {deliverable!r} ({choices(deliverable, plan.dates)})")
     if missing := [name for name in NEEDED if not (kit / name).is_file()]:
         raise DropError(f"{kit.name}: holds no {' and no '.join(missing)} (submit the folder of the starter kit)")
+    files = manifest(kit, plan.limits.submission)  # before anything is read through a link
     claims = kit_claims(kit)
+    if group not in (None, claims.group):
+        raise DropError(f"claims.yml: is of {claims.group!r}, and handed in by {group!r} (correct the group)")
     if claims.paper not in plan.groups.get(claims.group, []):
         papers = ", ".join(plan.groups.get(claims.group, [])) or "no paper"
         raise DropError(f"claims.yml: {claims.group!r} is allotted {papers}, not {claims.paper!r} (correct the group)")
-    files = manifest(kit, plan.limits.submission)
     name = snapshot_hash(files)
     with FileLock(drop / f".{claims.group}.lock"):
         now, due = clock(drop), plan.due(deliverable, claims.group)
@@ -225,11 +240,16 @@ def copy(kit: Path, files: list[File], target: Path) -> None:
 
 def submissions(drop: Path) -> list[Submission]:
     """List what was accepted, in order; LogError if the log's chain is broken."""
-    return [_submission(event) for event in Log(drop / LOG).events() if event.kind == "submit"]
+    log = Log(drop / LOG)
+    return [_submission(log, event) for event in log.events() if event.kind == "submit"]
 
 
-def _submission(event: Event) -> Submission:
-    return Submission(**event.data, received=event.time, n=event.n)
+def _submission(log: Log, event: Event) -> Submission:
+    try:
+        said = Accepted.model_validate(event.data)
+    except ValidationError:
+        raise log.odd(event) from None
+    return Submission(**said.model_dump(), received=event.time, n=event.n)
 
 
 def latest(accepted: list[Submission]) -> dict[tuple[str, str, str], Submission]:
@@ -256,7 +276,8 @@ def verify(receipt_file: Path, drop: Path) -> Receipt:
         raise DropError(f"{receipt_file.name}: its files do not make the snapshot {receipt.snapshot[:12]} (changed?)")
     events = Log(drop / LOG).events()
     event = events[receipt.line - 1] if 0 < receipt.line <= len(events) else None
-    if event is None or event.hash != receipt.hash or event.data.get("snapshot") != receipt.snapshot:
+    said = {name: getattr(receipt, name) for name in Accepted.model_fields}
+    if event is None or (event.hash, event.data, event.time) != (receipt.hash, said, receipt.received):
         raise DropError(f"{receipt_file.name}: the log has no such line {receipt.line} (tell the lecturer)")
     if not intact(drop, receipt.snapshot):
         short = receipt.snapshot[:12]

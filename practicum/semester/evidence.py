@@ -1,5 +1,6 @@
 """What a group's program gave over some seeds, and each of the group's claims beside it."""
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -123,8 +124,9 @@ def _row(paper: str, claim: Claim, said: Stated | Hypothesis, rerun: Evidence | 
         return row
     matches, why = _matches(claim, said.value, s, rerun, own, problem)
     row = row.model_copy(update={"matches": matches, "match_why": why})
-    seen = _judged(paper, claim, own)[1] if own else None
-    share, why = _consistent(said.status, verdict, seen if matches else None, problem)
+    if len(s) and not claim.fixed and _constant(claim, rerun):
+        return row.model_copy(update={"consistent": 0.0, "consistent_why": "numbers that never vary are no evidence"})
+    share, why = _consistent(said.status, verdict, _seen(claim, said.value, own) if matches else None)
     return row.model_copy(update={"consistent": share, "consistent_why": why})
 
 
@@ -140,11 +142,21 @@ def _judged(paper: str, claim: Claim, evidence: Evidence) -> tuple[np.ndarray, V
         s, ref = statistics(paper, claim, results)
     except VerdictError as error:
         # without the paper, the claim and the seed, which the reader knows or must not see
-        return np.array([]), None, str(error).split(": ", 3)[-1]
+        told = str(error).removeprefix(f"{paper}: claim {claim.id}: ")
+        return np.array([]), None, re.sub(r"^seed \d+: ", "", told)
     verdict, _ = compare(claim.expect, s, ref, claim.kind == "order")
     if claim.role == "control":
         verdict = WORSE[len(WORSE) - 1 - WORSE.index(verdict)]
     return s, verdict, ""
+
+
+def _seen(claim: Claim, value: float | None, own: Evidence | None) -> Verdict | None:
+    """Give the verdict of the group's own runs, if these are what it claims: they are not re-run."""
+    if own is None or value is None:
+        return None
+    s, verdict, _ = _judged(own.paper, claim, own)
+    same = len(s) and abs(float(s.mean()) - value) <= max(FLOOR * abs(value), SLACK)
+    return verdict if same else None
 
 
 def _matches(
@@ -167,11 +179,11 @@ def _matches(
 def _half_width(claim: Claim, s: np.ndarray, own: Evidence | None) -> float:
     """Half the interval for the difference of the group's mean and the re-run's: t sd sqrt(1/n + 1/n_own).
 
-    The spread is pooled over both unless the group's own is far wider, since nobody re-ran that.
+    The spread is pooled over both unless the group's own is far wider, since that is not re-run.
     """
     theirs = _judged(own.paper, claim, own)[0] if own else np.array([])
     n, var, m = len(s), float(s.var(ddof=1)), len(theirs) or FEWEST_SEEDS
-    if not len(theirs) or theirs.std(ddof=1) > max(3 * var**0.5, 0.1 * abs(float(s.mean()))):
+    if not len(theirs) or theirs.std(ddof=1) > 3 * var**0.5:
         return float(t.ppf((1 + LEVEL) / 2, n - 1)) * (var * (1 / n + 1 / m)) ** 0.5
     pooled = ((n - 1) * var + (m - 1) * float(theirs.var(ddof=1))) / (n + m - 2)
     return float(t.ppf((1 + LEVEL) / 2, n + m - 2)) * (pooled * (1 / n + 1 / m)) ** 0.5
@@ -180,18 +192,29 @@ def _half_width(claim: Claim, s: np.ndarray, own: Evidence | None) -> float:
 def _constant(claim: Claim, evidence: Evidence) -> bool:
     """Say whether none of the keys that the claim reads varies with the seed."""
     first = evidence.good[0].values or {}
-    return all(run.values and run.values.get(key) == first.get(key) for run in evidence.good for key in claim.reads)
+    return all(run.values and _alike(run.values.get(key), first.get(key)) for run in evidence.good
+               for key in claim.reads)  # fmt: skip
 
 
-def _consistent(status: Status, verdict: Verdict | None, seen: Verdict | None, problem: str) -> tuple[float, str]:
-    """Share the marks: all if the status is the evidence's verdict, half if it is one step from it."""
+def _alike(a: float | list[float] | None, b: float | list[float] | None) -> bool:
+    """Say whether two values are the same but for a rounding, as of numbers that were typed in and jittered."""
+    if a is None or b is None or np.shape(a) != np.shape(b):
+        return a is b
+    return bool(np.allclose(a, b, rtol=1e-9, atol=0))
+
+
+def _consistent(status: Status, verdict: Verdict | None, seen: Verdict | None) -> tuple[float, str]:
+    """Share the marks: all if the status is the evidence's verdict, half if it is one step from it.
+
+    One step from it is all too if the public seeds, `seen`, gave that verdict.
+    """
     if verdict is None:
         return 0.0, "the re-run gave no evidence"
     if status == verdict:
         return 1.0, f"the re-run says {verdict} too"
-    if seen is not None and status == seen:
-        return 1.0, f"the re-run says {verdict}, the public seeds say {seen}"
     step = abs(WORSE.index(Verdict(status)) - WORSE.index(verdict))
+    if seen is not None and status == seen and step == 1:
+        return 1.0, f"the re-run says {verdict}, the public seeds say {seen}"
     return (0.5 if step == 1 else 0.0), f"said {status}, the re-run says {verdict}"
 
 
@@ -213,9 +236,13 @@ def share_run(evidence: Evidence, keys: Sequence[str]) -> float:
     return sum(there) / len(evidence.runs)
 
 
-def own_results(folder: Path) -> Results | None:
-    """Read a kit's `results.json`; None if it is missing or not sound."""
+def own_results(folder: Path, paper: str, seeds: Sequence[int]) -> Results | None:
+    """Read a kit's `results.json`; None if it is missing, not sound, or not of this paper and these seeds."""
+    path = folder / "results.json"
     try:
-        return Results.model_validate_json((folder / "results.json").read_bytes())
+        if path.stat().st_size > 1e6:
+            return None
+        found = Results.model_validate_json(path.read_bytes())
     except (OSError, ValueError):
         return None
+    return found if (found.paper, found.seeds) == (paper, sorted(seeds)) else None

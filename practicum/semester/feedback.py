@@ -1,9 +1,10 @@
 """What a group reads at the end: one page a group, and one a student that has the individual marks besides.
 
 A page shows what the group wrote itself, the graders' reasons, and the re-run's means and deviations over the hidden
-seeds, rounded. It never shows a seed, one seed's values, what a program printed, or the tolerance of a number. Means
-to three digits over at least five seeds name no seed, even where a program writes its seed into a key on purpose;
-texts that a program chooses (its keys, its messages) are replaced by the kind of failure.
+seeds, rounded, of the card's claims. It never shows a seed, one seed's values, what a program printed, or the tolerance
+of a number; nor the means of extensions, of which a group could invent enough to spell its seeds. Texts that a program
+chooses (its keys, its messages) are replaced by the kind of failure. The few means of the card's own claims could still
+carry a part of the seeds; each deliverable has others, so they are of no use by then.
 """
 
 from collections.abc import Iterable, Iterator

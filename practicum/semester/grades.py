@@ -12,7 +12,7 @@ from practicum import ROOT
 from practicum.cards import Card, load_cards
 from practicum.semester.allot import allotted
 from practicum.semester.claims import GroupClaims, load_claims
-from practicum.semester.drop import Submission, latest, snapshot_path, submissions
+from practicum.semester.drop import Submission, intact, latest, snapshot_path, submissions
 from practicum.semester.evidence import Evidence, Row, evidence_of, own_results, share_run, table
 from practicum.semester.people import Group, load_groups
 from practicum.semester.plan import Semester
@@ -50,6 +50,7 @@ class Work:
     evidence: Evidence | None
     rows: list[Row]
     problem: str = ""  # why its claims cannot be read
+    intact: bool = True  # the snapshot is what was handed in
 
 
 @dataclass(frozen=True)
@@ -80,20 +81,45 @@ class Book:
     @cached_property
     def works(self) -> dict[tuple[str, str, str], Work]:
         """What counts, by group, paper and deliverable."""
-        return {key: self._work(s) for key, s in latest(submissions(self.semester.drop)).items()}
+        counting = latest(submissions(self.semester.drop))
+        return {key: self._work(s) for key, s in counting.items() if self._is_somebodys(s)}
 
     def _work(self, s: Submission) -> Work:
         plan, folder = self.semester.plan, snapshot_path(self.semester.drop, s.snapshot)
-        factor = plan.late.factor(plan.due(s.deliverable, s.group), s.received)
+        factor, card = plan.late.factor(plan.due(s.deliverable, s.group), s.received), self.cards[s.paper]
+        evidence = load_evidence(self.semester, s)
+        if not intact(self.semester.drop, s.snapshot):
+            return Work(s, factor, None, evidence, [], "", intact=False)
         claims, problem = None, ""
         try:
-            claims = load_claims(folder / "claims.yml", self.cards[s.paper], folder)
+            claims = load_claims(folder / "claims.yml", card, folder)
         except Exception as error:  # whatever a hand-made folder holds, the others are to be graded
             problem = str(error).splitlines()[0]
-        own, evidence = own_results(folder), load_evidence(self.semester, s)
-        card = self.cards.get(s.paper)
-        rows = table(card, claims, evidence, evidence_of(own) if own else None) if card else []
+        own = own_results(folder, s.paper, plan.seeds.public)
+        rows = table(card, claims, evidence, evidence_of(own) if own else None)
         return Work(s, factor, claims, evidence, rows, problem)
+
+    @cached_property
+    def orphans(self) -> list[str]:
+        """Name what counts for nobody, since the plan, the groups or the allotment changed under it."""
+        found, per_group = [], self.semester.plan.papers_per_group
+        for group in self.groups:
+            if (n := len(self.papers.get(group, []))) != per_group:
+                found.append(f"{group} has {n} papers, not {per_group} (see allotment.csv; its grades stay open)")
+        for s in latest(submissions(self.semester.drop)).values():
+            if not self._is_somebodys(s):
+                told = f"{s.group} {s.paper} {s.deliverable}"
+                found.append(f"the submission {told} is of nobody now (keep the old names of groups, papers and dates)")
+        targets = {leaf.path: {t for group in self.groups for t in self.targets(leaf, group)}
+                   for leaf in self.semester.leaves}  # fmt: skip
+        for (path, target), score in self.standing.items():
+            if target not in targets.get(path, ()):
+                told = " ".join(filter(None, (path, *target)))
+                found.append(f"the score {told} by {score.who} counts no more (keep the old names, or score again)")
+        return found
+
+    def _is_somebodys(self, s: Submission) -> bool:
+        return s.paper in self.papers.get(s.group, []) and s.deliverable in self.semester.plan.dates
 
     @cached_property
     def standing(self) -> dict[tuple[str, Target], Score]:
@@ -117,7 +143,7 @@ class Book:
         if score is None or score.points is None:
             return Mark(leaf, target, computed, why or "not scored yet", late, "machine" if leaf.check else "")
         old = score.rubric != self.semester.plan.rubric_hash
-        return Mark(leaf, target, score.points / leaf.points, score.reason, late, score.who, computed, old)
+        return Mark(leaf, target, score.points / score.of, score.reason, late, score.who, computed, old)
 
     def _late(self, leaf: Leaf, target: Target) -> float:
         """Give the late factor: of the paper's submission, or the worst of the group's; nothing is late on a stage."""
@@ -126,6 +152,8 @@ class Book:
         return min(found, default=1.0)
 
     def _machine(self, leaf: Leaf, target: Target, work: Work | None) -> tuple[float | None, str]:
+        if work is not None and not work.intact:
+            return None, "the snapshot is not what was handed in (restore it from a backup)"
         if work is None:
             plan = self.semester.plan
             if plan.late.factor(plan.due(leaf.due, target[0]), self.now) > 0:
@@ -154,8 +182,10 @@ class Book:
         for path in self._paths():
             below = [m for m in marks if m.leaf.path == path or m.leaf.path.startswith(f"{path}.")]
             parts[path] = _part(below, applied)
-        total = _part(marks, applied)
         missing = [_named(m) for m in marks if m.share is None]
+        if len(self.papers.get(group, [])) < self.semester.plan.papers_per_group:
+            parts, missing = dict.fromkeys(parts), [*missing, "its papers"]
+        total = None if missing else _part(marks, applied)
         return Grade(group, student, parts, peer, total, self._grade(total), missing)
 
     def _paths(self) -> list[str]:
@@ -210,16 +240,11 @@ def _named(mark: Mark) -> str:
 
 def _runs(work: Work, card: Card) -> tuple[float, str]:
     assert work.evidence is not None
-    keys = sorted({key for claim in card.at("laptop") for key in claim.reads if not _left_out(work, claim.id)})
-    if not keys:
+    if all(row.status == "not attempted" for row in work.rows if not row.extension):
         return 0.0, "no claim is attempted"
-    share = share_run(work.evidence, keys)
+    share = share_run(work.evidence, sorted({key for claim in card.at("laptop") for key in claim.reads}))
     told = f"{len(work.evidence.good)} of {len(work.evidence.runs)} hidden seeds ran"
     return share, "; ".join([told, *work.evidence.problems])
-
-
-def _left_out(work: Work, claim: str) -> bool:
-    return any(row.claim == claim and row.status == "not attempted" for row in work.rows)
 
 
 def _matches(work: Work, card: Card) -> tuple[float, str]:

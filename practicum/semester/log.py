@@ -93,6 +93,10 @@ class Log:
         events = self.events()
         return events[-1].hash if events else FIRST
 
+    def odd(self, event: Event) -> LogError:
+        """Say that an event holds what its kind does not."""
+        return self._broken(event.n, f"is no {event.kind} as this program writes them, by {event.who!r}")
+
     def _broken(self, n: int, why: str) -> LogError:
         return LogError(f"{self.path.name}:{n}: {why} (restore the file from a backup; `practicum audit` tells more)")
 

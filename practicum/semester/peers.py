@@ -9,6 +9,7 @@ from practicum.semester.people import Group, find_group, student_key
 from practicum.semester.plan import Semester
 from practicum.semester.tables import Row, Table, read_table
 
+MOST = 1000  # points that one can give
 FIELDS = {  # each field's header names, the best first
     "group": ["group", "Gruppe", "Team", "Group name", "Gruppenname"],
     "rater": ["rater", "From", "By", "Rated by", "Assessor", "Reviewer", "Von", "Bewertet von", "Bewertende"],
@@ -72,8 +73,8 @@ def _points(row: Row, table: Table) -> float | None:
         points = float(text.replace(",", "."))
     except ValueError:
         points = float("nan")
-    if not isfinite(points) or points < 0:
-        table.problem(row.line, f"points {text!r} (write a number from 0 up, or leave the cell empty)")
+    if not (isfinite(points) and 0 <= points <= MOST):
+        table.problem(row.line, f"points {text!r} (write a number from 0 to {MOST}, or leave the cell empty)")
         return None
     return points
 

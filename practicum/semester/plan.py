@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AwareDatetime, Field, FiniteFloat, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BeforeValidator,
+    Field,
+    FiniteFloat,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from practicum import PracticumError, choices
 from practicum.cards import Text
@@ -17,6 +26,7 @@ from practicum.semester.rubric import Leaf, Node, leaves
 
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 Count = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0)]
 PLAN = "semester.yml"
 
 
@@ -24,10 +34,26 @@ class SemesterError(PracticumError):
     """A semester's folder that does not serve, in one line with the mend."""
 
 
+def _all_differ(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("has a seed twice (write different ones)")
+    return seeds
+
+
+def _a_date(value: Any) -> Any:
+    """Refuse a number, which would count seconds from 1970."""
+    if isinstance(value, int | float):
+        raise ValueError(f"{value!r} is no date (write one such as 2027-06-04 23:59)")
+    return value
+
+
+Date = Annotated[datetime, BeforeValidator(_a_date)]
+
+
 class Seeds(Strict):
     """The seeds that groups run themselves, and how many hidden ones a re-run takes."""
 
-    public: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=5)] = [0, 1, 2, 3, 4]
+    public: Annotated[list[Seed], Field(min_length=5), AfterValidator(_all_differ)] = [0, 1, 2, 3, 4]
     hidden: Annotated[int, Field(ge=5)] = 6  # one more than a verdict needs: one may fail
 
 
@@ -81,7 +107,7 @@ class Extension(Strict):
 
     group: Text
     deliverable: Text
-    until: datetime
+    until: Date
     reason: Text
 
 
@@ -98,7 +124,7 @@ class Plan(Strict):
 
     title: Text
     timezone: str = "Europe/Berlin"
-    dates: Annotated[dict[Text, datetime], Field(min_length=1)]
+    dates: Annotated[dict[Text, Date], Field(min_length=1)]
     group_size: Count = 3
     papers_per_group: Count = 2
     capacity: dict[str, Annotated[int, Field(ge=0)]] = {}

@@ -2,6 +2,7 @@
 
 import hmac
 import json
+import re
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +21,7 @@ from practicum.results import write_whole
 from practicum.semester.drop import Submission, intact, snapshot_path
 from practicum.semester.evidence import Evidence, SeedRun
 from practicum.semester.log import Log
-from practicum.semester.plan import RunLimits, Semester
+from practicum.semester.plan import RunLimits, Semester, SemesterError
 from practicum.semester.sandbox import BoxLimits, How, run_in_box
 
 PACKAGES = [ROOT / "phenomena"]  # what a program may import besides the installed libraries
@@ -40,9 +41,14 @@ def secret(semester: Semester) -> bytes:
     semester.private.mkdir(mode=0o700, parents=True, exist_ok=True)
     with FileLock(semester.private / ".secret.lock"):
         if not path.exists():
+            if any((semester.private / "reruns").glob("*/evidence.json")):
+                raise SemesterError("private/secret: is gone, and re-runs hang on it (restore it from a backup)")
             write_whole(path, secrets.token_hex(32) + "\n")
             path.chmod(0o600)
-    return bytes.fromhex(path.read_text().strip())
+    text = path.read_text(encoding="utf-8", errors="replace").strip()
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        raise SemesterError("private/secret: is not what was written there (restore it from a backup)")
+    return bytes.fromhex(text)
 
 
 def hidden_seeds(semester: Semester, paper: str, deliverable: str) -> list[int]:
@@ -127,7 +133,7 @@ def rerun(
         return None
     try:
         if force:
-            for old in [*folder.glob("seed-*.json"), folder / "evidence.json"]:
+            for old in folder.glob("seed-*.json"):  # the evidence stays until there is new one
                 old.unlink(missing_ok=True)
         elif evidence := load_evidence(semester, s):
             return evidence
@@ -163,8 +169,12 @@ def open_reruns(semester: Semester, counting: Iterable[Submission]) -> list[Subm
 def tampered(semester: Semester) -> list[str]:
     """Name the re-runs whose evidence is not what the log says: `group paper deliverable`."""
     found = []
-    logged = {json.dumps({k: e.data[k] for k in ("group", "paper", "deliverable", "snapshot")}): e.data
-              for e in score_log(semester).events() if e.kind == "rerun"}  # fmt: skip
+    log = score_log(semester)
+    events = [event for event in log.events() if event.kind == "rerun"]
+    named = ("group", "paper", "deliverable", "snapshot")
+    if broken := next((event for event in events if not {*named, "evidence"} <= event.data.keys()), None):
+        raise log.odd(broken)
+    logged = {json.dumps([event.data[name] for name in named]): event.data for event in events}
     for data in logged.values():
         s = Submission(data["group"], data["paper"], data["deliverable"], data["snapshot"], datetime.now(UTC), 0)
         path = rerun_folder(semester, s) / "evidence.json"

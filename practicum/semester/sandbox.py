@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+import numpy as np
 import psutil  # type: ignore[import-untyped]
 
 from practicum.kinds import Values
@@ -30,6 +31,7 @@ __all__ = ["BoxLimits", "How", "Outcome", "SandboxError", "choose", "run_in_box"
 
 How = Literal["bubblewrap", "unsafe-local"]
 PROGRAM = "reproduce.py"
+LARGEST = 1e100  # beyond it sums of squares overflow
 TRIAL = 'import json, sys\njson.dump({"trial": 1}, open(sys.argv[-1], "w"))\n'
 NO_FILE = {
     "nothing": "wrote no out.json", "link": "its output is a symbolic link", "folder": "its output is a folder",
@@ -132,7 +134,11 @@ def _values(content: bytes, limits: BoxLimits) -> Values:
             raise ValueError(f"it has {len(values)} keys (limit {limits.keys})")
         if any(len(key) > 100 or not key.isprintable() for key in values):
             raise ValueError("a key is longer than 100 characters, or has some that cannot be printed")
-    return flat(values)
+    found = flat(values)
+    for key, value in found.items():
+        if np.max(np.abs(value)) > LARGEST:
+            raise ValueError(f"key {key!r} holds a number beyond {LARGEST:g}")
+    return found
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Annotated
+
+from pydantic import Field, FiniteFloat, ValidationError
 
 from practicum import choices
-from practicum.semester.log import Event
+from practicum.reading import Strict
+from practicum.semester.log import Event, Log
 from practicum.semester.plan import Semester, SemesterError
 from practicum.semester.rerun import score_log
 from practicum.semester.rubric import Leaf
@@ -26,6 +29,21 @@ class Score:
     reason: str
     rubric: str
     snapshot: str
+    of: int  # the most points that the leaf had then
+
+
+class Said(Strict):
+    """What a line of the log says."""
+
+    leaf: str
+    group: str
+    paper: str
+    student: str
+    points: FiniteFloat | None
+    reason: str
+    rubric: str
+    snapshot: str
+    of: Annotated[int, Field(gt=0)]
 
 
 def find_leaf(semester: Semester, path: str) -> Leaf:
@@ -72,22 +90,26 @@ def score(
         raise SemesterError(f"{leaf.path}: the reason is missing (one sentence that the group will read)")
     if not who.strip():
         raise SemesterError("who scores is missing (give --who)")
-    said: dict[str, Any] = {
-        "leaf": leaf.path, "group": target[0], "paper": target[1], "student": target[2], "points": points,
-        "reason": reason.strip(), "rubric": semester.plan.rubric_hash, "snapshot": snapshot,
-    }  # fmt: skip
-    return score_log(semester).append("score", who.strip(), said)
+    said = Said(
+        leaf=leaf.path, group=target[0], paper=target[1], student=target[2], points=points, reason=reason.strip(),
+        rubric=semester.plan.rubric_hash, snapshot=snapshot, of=leaf.points,
+    )  # fmt: skip
+    return score_log(semester).append("score", who.strip(), said.model_dump())
 
 
 def scores(semester: Semester) -> list[Score]:
     """List all scores, in order; LogError if the log's chain is broken."""
-    return [_score(event) for event in score_log(semester).events() if event.kind == "score"]
+    log = score_log(semester)
+    return [_score(log, event) for event in log.events() if event.kind == "score"]
 
 
-def _score(event: Event) -> Score:
-    d = event.data
-    target, rest = (d["group"], d["paper"], d["student"]), (d["points"], d["reason"], d["rubric"], d["snapshot"])
-    return Score(event.n, event.time, event.who, d["leaf"], target, *rest)
+def _score(log: Log, event: Event) -> Score:
+    try:
+        d = Said.model_validate(event.data)
+    except ValidationError:
+        raise log.odd(event) from None
+    target = (d.group, d.paper, d.student)
+    return Score(event.n, event.time, event.who, d.leaf, target, d.points, d.reason, d.rubric, d.snapshot, d.of)
 
 
 def standing(semester: Semester) -> dict[tuple[str, Target], Score]:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -11,6 +10,7 @@ from typing import Any
 
 from practicum import ROOT
 from practicum.cards import load_cards
+from practicum.semester.desk_files import without_comments
 from practicum.semester.drop import Submission, latest, manifest, snapshot_path, submissions
 from practicum.semester.kit import texts
 from practicum.semester.plan import Semester
@@ -149,7 +149,7 @@ def _lines(text: str, slices: Any) -> int:
 
 def _prose(text: str) -> str:
     """Leave out comments, which hold the templates' hints."""
-    return re.sub(r"<!--.*?-->", " ", text, flags=re.DOTALL)
+    return without_comments(text)
 
 
 def _kits(semester: Semester, root: Path, counting: Sequence[Submission]) -> list[dict[str, str]]:

@@ -69,7 +69,9 @@ def claim_words(row: Row, evidence: Evidence | None) -> dict[str, str]:
     said = row.status + ("" if row.value is None else f", {row.value:.6g} {row.unit}".rstrip())
     paper = "" if row.paper_value is None else f"{row.paper_value:g} {row.unit}".strip()
     rerun, verdict = "", str(row.verdict or "")
-    if row.mean is not None:
+    if row.extension and row.mean is not None:  # of keys that the group invents: means could spell the seeds
+        rerun = f"measured on {row.n} seeds"
+    elif row.mean is not None:
         rerun = f"{row.mean:.3g} ± {row.sd:.2g} ({row.n} seeds)"
     elif evidence is not None:
         rerun = f"no number: {_why_none(row.problem, evidence)}"
