@@ -67,6 +67,8 @@ class Errors:
             self._tell(str(error), error.exit_code)
         except KeyboardInterrupt:
             self._tell("interrupted (the same command resumes)", Interrupted.exit_code)
+        except BrokenPipeError:  # the reader, such as `head`, has enough
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - or Python tells of it at its end
         except OSError as error:
             self._tell(f"{error} (see that the file can be read and written)", 1)
 

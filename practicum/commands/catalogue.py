@@ -70,7 +70,8 @@ def _entry(card: Card, plan: Plan | None, root: Path) -> dict[str, Any]:
 
 def _list(cards: dict[str, Card], plan: Plan | None, root: Path) -> None:
     table = plain_table("paper", "title", "theme", "size", "s a seed", "MB", "claims", "solution", "capacity")
-    table.columns[0].no_wrap = True
+    table.columns[0].no_wrap = table.columns[2].no_wrap = True
+    table.columns[1].min_width = 30
     for card in cards.values():
         e = _entry(card, plan, root)
         claims = "/".join(str(n) for n in e["claims"].values())

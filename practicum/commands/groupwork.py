@@ -150,7 +150,7 @@ def show(rows: list[Row]) -> None:
 
 def _agrees(row: Row) -> str:
     if row.status == "not attempted":
-        return "not attempted: no marks"
+        return "no marks"
     told = ["number" if row.matches else "number differs"]
     told.append("status" if row.consistent == 1 else "status half" if row.consistent else "status differs")
     return ", ".join(told)

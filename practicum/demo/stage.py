@@ -66,7 +66,7 @@ class Stage:
         from practicum.cli import app
 
         with chdir(self.folder), patch.dict(os.environ):
-            os.environ["COLUMNS"] = "120"  # what the handbook's page can show
+            os.environ["COLUMNS"] = "140"  # what the handbook's page can show
             result = CliRunner().invoke(app, list(arguments), prog_name="practicum")
         if result.exit_code != code:
             if result.exception and not isinstance(result.exception, SystemExit):
