@@ -333,7 +333,7 @@ def test_no_hidden_seed_is_on_any_page(leaky: tuple[Semester, Path]) -> None:
         assert "exit code" not in html
         assert "tolerance" not in html
         mean = sum(hidden_seeds(s, "peak2020toy", "final")) / 6
-        assert f"{mean:.3g}" not in html  # of keys that a group invents no mean is shown: enough of them spell the seeds
+        assert f"{mean:.3g}" not in html  # no mean of what a group invents: enough of them spell the seeds
         assert "measured on 6 seeds" in html
 
 
