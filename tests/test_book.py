@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "book/_ext"))
 
 CONFIG = {
-    "extensions": ["myst_nb", "sphinxcontrib.bibtex", "claims", "explorer", "freshness"],
+    "extensions": ["myst_nb", "sphinxcontrib.bibtex", "catalogue", "claims", "explorer", "freshness"],
     "master_doc": "index",
     "bibtex_bibfiles": ["toy.bib"],
     "claims_scoreboard": "board",
@@ -93,6 +93,24 @@ def test_roles_and_scoreboard(book: Path) -> None:
     assert board.count("unchecked against the paper") == 2
     assert "Smaller." in board
     assert "0 added, 0 changed, 0 removed" in build(book)[0]
+
+
+def test_the_catalogue_shows_what_groups_can_take_and_follows_the_cards(book: Path) -> None:
+    keys = {key: f"The {key} *of* a_seed." for key in ("tail", "peak", "clean_tail", "clean_peak")}
+    practical = {"size": "small", "keys": keys, "start": "Begin here.", "extensions": ["Go on."]}
+    repository(book, "open", practical=practical, bib="toy", title="An open paper", theme="sgd-noise")
+    (book / "reproductions/open/reproduce.py").unlink()
+    write(book / "index.md", "# Start\n\n```{toctree}\nboard\n```\n\n```{catalogue}\n```\n")
+    assert not build(book)[1]
+    start = html(book, "index")
+    for told in ("SGD noise", "An open paper", "For 1 group.", "Begin here.", "Go on.", "The tail *of* a_seed."):
+        assert told in start
+    assert start.count("Claims, setting and keys") == 1  # the other paper has no practical part
+    assert "An open paper" not in html(book, "board")  # and groups' papers are not on the scoreboard
+    card = book / "reproductions/open/paper.yml"
+    write(card, card.read_text().replace("Begin here.", "Begin there."))
+    build(book)
+    assert "Begin there." in html(book, "index")
 
 
 def test_table_on_the_page_itself(book: Path) -> None:
