@@ -44,6 +44,11 @@ class Played:
     def rows(self, group: str, paper: str) -> dict:
         return {row.claim: row for row in self.book.works[group, paper, "midterm"].rows}
 
+    def measured(self, group: str, paper: str) -> float:
+        """The share of the card's keys that a program writes on the seeds on which it runs."""
+        keys = {key for claim in self.book.cards[paper].at("laptop") for key in claim.reads}
+        return len(keys & self.evidence(group, paper).good[0].values.keys()) / len(keys)
+
     def evidence(self, group: str, paper: str) -> list:
         return self.book.works[group, paper, "midterm"].evidence.runs
 
@@ -80,7 +85,9 @@ def test_what_is_not_attempted_earns_nothing_and_costs_nothing_else(played: Play
     rows = played.rows("g02", S).values()
     attempted = [row for row in rows if row.status != "not attempted"]
     assert 0 < len(attempted) < len(rows)
-    assert played.shares("g02", S) == [1, len(attempted) / len(rows), len(attempted) / len(rows)]
+    runs, matches, consistent = played.shares("g02", S)
+    assert matches == consistent == len(attempted) / len(rows)
+    assert runs == pytest.approx(played.measured("g02", S))  # a key that is not measured did not run
 
 
 def test_late_work_counts_by_its_days(played: Played) -> None:
@@ -137,7 +144,7 @@ def test_a_program_that_fails_on_half_of_the_seeds_gives_no_evidence(played: Pla
     assert all("Seed must be between" in run.problem for run in failed)
     assert {4 * run.seed >= 2**32 for run in failed} == {True}
     runs, matches, consistent = played.shares("g05", B)
-    assert runs == pytest.approx(0.5)
+    assert runs == pytest.approx(0.5 * played.measured("g05", B))
     assert matches == consistent == 0
 
 

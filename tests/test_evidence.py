@@ -110,21 +110,12 @@ def test_honest_numbers_are_hardly_ever_refused_and_false_ones_are() -> None:
     assert caught > 0.999 * n
 
 
-def test_forged_own_results_do_not_widen_the_tolerance_without_bound() -> None:
-    wild = runs(lambda s: values(s) | {"tail": 100.0 * s}, PUBLIC)
-    stated = claims({"law": ("reproduced", 1.4)})
-    assert rows(stated, values, wild)["law"].matches is False
-
-
-def test_forged_own_results_earn_nothing_for_a_false_status() -> None:
-    """The program's law is off; the results that lie beside it say otherwise, and so does the status."""
-    off = lambda seed: values(seed) | {"tail": 2.99 + seed % 5 / 100}  # noqa: E731
-    row = rows(claims({"law": ("reproduced", 3.0)}), off, runs(values, PUBLIC))["law"]
-    assert row.matches
-    assert (str(row.verdict), row.consistent) == ("not reproduced", 0.0)
-    tight = lambda seed: values(seed) | {"tail": 1 + seed % 5 * 1e-6}  # noqa: E731
-    wide = runs(lambda s: values(s) | {"tail": 1 + 0.0999 * [1, -1, 1, -1, 0][s]}, PUBLIC)
-    assert rows(claims({"law": ("reproduced", 1.18)}), tight, wide)["law"].matches is False
+def test_a_statistic_that_sits_at_its_bound_but_for_one_seed_is_no_lie() -> None:
+    """Five of six seeds give 1, one gives 0.9: the public seeds had such a one, the hidden ones had none."""
+    saturated = lambda seed: values(seed) | {"tail": 0.9 if seed == 3 else 1 + seed % 7 * 1e-8}  # noqa: E731
+    stated, own = honest(saturated)
+    assert rows(stated, saturated, own)["law"].matches
+    assert rows(claims({"law": ("reproduced", 1.3)}), saturated, own)["law"].matches is False
 
 
 def test_numbers_that_were_typed_in_are_no_evidence_either_when_jittered() -> None:

@@ -108,6 +108,30 @@ def test_hidden_seeds_are_secret_stable_and_not_the_public_ones(tmp_path: Path) 
     assert not set(first) & set(hidden_seeds(other, PAPER, "midterm"))
 
 
+def test_what_a_group_writes_into_its_results_earns_nothing(tmp_path: Path) -> None:
+    """The program's law is off by two; results.json says otherwise, and so does the status."""
+    s, root = empty_semester(tmp_path)
+    hand_in(s, root, "g01", PAPER, program=PROGRAM.replace('"tail": 1 +', '"tail": 3 +'))  # results.json: as it was
+    told(s, root, "rerun", "--unsafe-local")
+    rows = {row.claim: row for row in Book(s, root).works["g01", PAPER, "midterm"].rows}
+    assert (rows["law"].status, str(rows["law"].verdict)) == ("reproduced", "not reproduced")
+    assert (rows["law"].matches, rows["law"].consistent) == (False, 0.0)
+
+
+def test_the_public_seeds_are_rerun_where_something_is_in_doubt(tmp_path: Path) -> None:
+    s, root = empty_semester(tmp_path)
+    for group, changed in (("g01", {}), ("g02", {"law": "partly"})):
+        hand_in(s, root, group, PAPER, **changed)
+    told(s, root, "rerun", "--unsafe-local")
+    works = Book(s, root).works
+    first, second = (works[group, PAPER, "midterm"].evidence for group in ("g01", "g02"))
+    assert first is not None
+    assert second is not None
+    assert [run.seed for run in second.public] == [0, 1, 2, 3, 4]
+    assert second.public[2].values == values(2)
+    assert first.own is None
+
+
 def test_a_secret_that_is_gone_or_broken_is_not_drawn_anew(tmp_path: Path) -> None:
     s, root = empty_semester(tmp_path)
     hand_in(s, root, "g01", PAPER)

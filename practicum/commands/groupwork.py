@@ -16,7 +16,7 @@ from practicum.cards import Card
 from practicum.reading import read
 from practicum.results import dumps, write_whole
 from practicum.semester.drop import DropError, copy, kit_claims, load_public, manifest, submit, verify
-from practicum.semester.evidence import Evidence, Row, evidence_of, spread, table, two_digits
+from practicum.semester.evidence import Evidence, Row, spread, table, two_digits
 from practicum.semester.kit import start as start_kit
 from practicum.semester.people import load_groups
 from practicum.semester.plan import PLAN, Semester, SemesterError
@@ -106,7 +106,7 @@ def check(
                 typer.echo(f"  {line}", err=True)
         for problem in evidence.problems:
             typer.echo(f"  {problem}", err=True)
-        rows = table(card, claims, evidence, evidence_of(results) if results else None)
+        rows = table(card, claims, evidence, evidence)
         show(rows)
         _advise(rows, evidence, len(plan.seeds))
         if len(evidence.good) < len(todo):

@@ -2,8 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -39,6 +37,12 @@ class Evidence(Strict):
     how: str
     date: AwareDatetime
     runs: list[SeedRun]
+    public: list[SeedRun] = []  # the public seeds, re-run too where something is in doubt
+
+    @property
+    def own(self) -> "Evidence | None":
+        """What the group could see of its program, as the re-run has it."""
+        return self.model_copy(update={"runs": self.public, "public": []}) if self.public else None
 
     @property
     def good(self) -> list[SeedRun]:
@@ -85,18 +89,11 @@ class Row(BaseModel):
     consistent_why: str = ""
 
 
-def evidence_of(results: Results) -> Evidence:
-    """Take a folder's `results.json` as the evidence that its authors give."""
-    runs = [SeedRun(seed=run.seed, seconds=run.seconds, values=run.values) for run in results.runs]
-    date = datetime.combine(results.date, datetime.min.time(), UTC)
-    return Evidence(paper=results.paper, how="their own", date=date, runs=runs)
-
-
 def table(card: Card, claims: GroupClaims | None, rerun: Evidence | None, own: Evidence | None = None) -> list[Row]:
     """List the card's claims, then the group's extensions, beside the runs.
 
-    `own` is the group's evidence over the public seeds: where it and the re-run lie on two sides of a bound,
-    a status that agrees with the one that the group could see agrees with the evidence.
+    `own` is the program's evidence over the public seeds, re-run by us: where it and the re-run lie on two sides of a
+    bound, a status that agrees with the one that the group could see agrees with the evidence.
     """
     stated = {s.id: s for s in claims.claims} if claims else {}
     more = claims.extensions if claims else []
@@ -151,7 +148,7 @@ def _judged(paper: str, claim: Claim, evidence: Evidence) -> tuple[np.ndarray, V
 
 
 def _seen(claim: Claim, value: float | None, own: Evidence | None) -> Verdict | None:
-    """Give the verdict of the group's own runs, if these are what it claims: they are not re-run."""
+    """Give the verdict over the public seeds, if what they give is what the group claims."""
     if own is None or value is None:
         return None
     s, verdict, _ = _judged(own.paper, claim, own)
@@ -179,11 +176,11 @@ def _matches(
 def _half_width(claim: Claim, s: np.ndarray, own: Evidence | None) -> float:
     """Half the interval for the difference of the group's mean and the re-run's: t sd sqrt(1/n + 1/n_own).
 
-    The spread is pooled over both unless the group's own is far wider, since that is not re-run.
+    The spread is pooled over hidden and public seeds, where these were re-run: one seed in ten may differ much.
     """
     theirs = _judged(own.paper, claim, own)[0] if own else np.array([])
     n, var, m = len(s), float(s.var(ddof=1)), len(theirs) or FEWEST_SEEDS
-    if not len(theirs) or theirs.std(ddof=1) > 3 * var**0.5:
+    if not len(theirs):
         return float(t.ppf((1 + LEVEL) / 2, n - 1)) * (var * (1 / n + 1 / m)) ** 0.5
     pooled = ((n - 1) * var + (m - 1) * float(theirs.var(ddof=1))) / (n + m - 2)
     return float(t.ppf((1 + LEVEL) / 2, n + m - 2)) * (pooled * (1 / n + 1 / m)) ** 0.5
@@ -236,13 +233,6 @@ def share_run(evidence: Evidence, keys: Sequence[str]) -> float:
     return sum(there) / len(evidence.runs)
 
 
-def own_results(folder: Path, paper: str, seeds: Sequence[int]) -> Results | None:
-    """Read a kit's `results.json`; None if it is missing, not sound, or not of this paper and these seeds."""
-    path = folder / "results.json"
-    try:
-        if path.stat().st_size > 1e6:
-            return None
-        found = Results.model_validate_json(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return found if (found.paper, found.seeds) == (paper, sorted(seeds)) else None
+def in_doubt(rows: Sequence[Row]) -> bool:
+    """Say whether a claimed number or a status disagrees with the hidden seeds alone."""
+    return any(row.matches is False or (row.consistent is not None and row.consistent < 1) for row in rows)

@@ -13,7 +13,7 @@ from practicum.cards import Card, load_cards
 from practicum.semester.allot import allotted
 from practicum.semester.claims import GroupClaims, load_claims
 from practicum.semester.drop import Submission, intact, latest, snapshot_path, submissions
-from practicum.semester.evidence import Evidence, Row, evidence_of, own_results, share_run, table
+from practicum.semester.evidence import Evidence, Row, share_run, table
 from practicum.semester.people import Group, load_groups
 from practicum.semester.plan import Semester
 from practicum.semester.rerun import load_evidence
@@ -95,8 +95,7 @@ class Book:
             claims = load_claims(folder / "claims.yml", card, folder)
         except Exception as error:  # whatever a hand-made folder holds, the others are to be graded
             problem = str(error).splitlines()[0]
-        own = own_results(folder, s.paper, plan.seeds.public)
-        rows = table(card, claims, evidence, evidence_of(own) if own else None)
+        rows = table(card, claims, evidence, evidence.own if evidence else None)
         return Work(s, factor, claims, evidence, rows, problem)
 
     @cached_property
