@@ -79,7 +79,8 @@ class CatalogueDirective(SphinxDirective):
         lead += nodes.Text(facts)
         claims = []
         for claim in card.claims:
-            told = nodes.paragraph("", "", nodes.strong("", f"{claim.role}{f' of {claim.of}' if claim.of else ''}"))
+            role = f"{claim.role} of {claim.of}" if claim.of else claim.role
+            told = nodes.paragraph("", "", nodes.strong("", claim.id), nodes.Text(f", {role}"))
             told += nodes.Text(f" ({claim.where}{'; at the scale of the paper' if claim.scale == 'paper' else ''}): ")
             told += plain(claim.text)
             told += nodes.inline("", f" {claim.kind}, {expected(claim)}", classes=["claim-small"])
