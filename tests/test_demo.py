@@ -47,7 +47,8 @@ class Played:
     def measured(self, group: str, paper: str) -> float:
         """The share of the card's keys that a program writes on the seeds on which it runs."""
         keys = {key for claim in self.book.cards[paper].at("laptop") for key in claim.reads}
-        return len(keys & self.evidence(group, paper).good[0].values.keys()) / len(keys)
+        written = next(run.values for run in self.evidence(group, paper) if run.values)
+        return len(keys & written.keys()) / len(keys)
 
     def evidence(self, group: str, paper: str) -> list:
         return self.book.works[group, paper, "midterm"].evidence.runs
