@@ -78,6 +78,9 @@ def empty_semester(tmp_path: Path, **changed: Any) -> tuple[Semester, Path]:
         write(root / f"reproductions/{paper}/paper.yml", yaml.safe_dump(paper_card(paper, theme), sort_keys=False))
     plan = yaml.safe_load(TEMPLATE.read_text(encoding="utf-8"))
     write(folder / "semester.yml", yaml.safe_dump(plan | changed, sort_keys=False, allow_unicode=True))
+    # a real semester draws its secret; with other hidden seeds at each run, one in twenty honest verdicts would flip
+    write(folder / "private/secret", sha256(b"the toy semester").hexdigest() + "\n").chmod(0o600)
+    (folder / "private").chmod(0o700)
     people = [(group, s, name, f"s{s}@example.org", group) for group, team in PEOPLE.items() for s, name in team]
     _csv(folder / "groups.csv", ["group", "student", "name", "email", "given"], people)
     rows = [(group, paper, theme, i, "") for group in PEOPLE for i, (paper, theme) in enumerate(PAPERS.items(), 1)]
@@ -153,7 +156,8 @@ def semester(tmp_path: Path, **changed: Any) -> tuple[Semester, Path]:
         hand_in(s, root, "g01", paper)
         fake_rerun(s, root, "g01", paper)
     hand_in(s, root, "g02", "peak2020toy", peak="not reproduced")
-    fake_rerun(s, root, "g02", "peak2020toy", measured=lambda seed: values(seed) if seed % 2 else "ran out of memory")
+    ill = hidden_seeds(s, "peak2020toy", "midterm")[::2]
+    fake_rerun(s, root, "g02", "peak2020toy", measured=lambda n: "ran out of memory" if n in ill else values(n))
     return s, root
 
 

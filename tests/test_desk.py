@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from semester_fixtures import PAPERS, fake_rerun, hand_in, semester, values
+from semester_fixtures import PAPERS, fake_rerun, hand_in, semester
 from typer.testing import CliRunner
 
 import practicum.commands.desk  # noqa: F401
@@ -173,9 +173,7 @@ def test_the_start_page_lists_what_is_open(mine: tuple[Semester, Path]) -> None:
         assert len(text) == 15  # 3 groups, 2 papers for 2 deliverables each, and a presentation each
         assert "6 of 6 seeds, isolated" in text[0]
         assert "3 to score" in text[0]
-        ran = len(desk.book().works["g02", PAPER, "midterm"].evidence.good)
-        assert ran < 6
-        assert f"{ran} of 6 seeds" in text[5]
+        assert "3 of 6 seeds" in text[5]
         assert "nothing yet" in text[6]
         first = rows(client.get("/?order=open").text)
         assert [("2026" in row or "presentation" in row) for row in first] == [True] * 6 + [False] * 9
@@ -474,7 +472,7 @@ def test_the_maths_and_html_of_claims_stay_text(mine: tuple[Semester, Path]) -> 
     said["contributions"] = {"<img src=x>": ["<b>"]}
     (kit / "claims.yml").write_text(yaml.safe_dump(said))
     submit(kit, "midterm", s.drop, replace=True)
-    fake_rerun(s, root, "g01", PAPER, measured=lambda seed: "<script>x</script>" if seed % 2 else values(seed))
+    fake_rerun(s, root, "g01", PAPER, measured=lambda seed: "<script>x</script>")
     with visitor(Desk(s.folder, root, "cw")) as client:
         text = client.get(SHEET).text
         assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text

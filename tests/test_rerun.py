@@ -95,7 +95,9 @@ def test_a_class_is_rerun(tmp_path: Path) -> None:
 
 
 def test_hidden_seeds_are_secret_stable_and_not_the_public_ones(tmp_path: Path) -> None:
-    s, _ = empty_semester(tmp_path)
+    (s, _), (other, _) = (empty_semester(tmp_path / name) for name in ("one", "other"))
+    for semester in (s, other):
+        (semester.private / "secret").unlink()  # so that each draws its own
     first = hidden_seeds(s, PAPER, "midterm")
     assert first == hidden_seeds(s, PAPER, "midterm")
     assert len(set(first)) == 6
@@ -104,7 +106,6 @@ def test_hidden_seeds_are_secret_stable_and_not_the_public_ones(tmp_path: Path) 
     assert not set(first) & set(hidden_seeds(s, PAPER, "final"))
     if os.name == "posix":
         assert (s.private / "secret").stat().st_mode & 0o077 == 0
-    other, _ = empty_semester(tmp_path / "other")
     assert not set(first) & set(hidden_seeds(other, PAPER, "midterm"))
 
 
