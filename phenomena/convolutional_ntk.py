@@ -14,7 +14,7 @@ the picture of offset (0, 0) alone; the kernel with global average pooling is th
 import math
 from collections.abc import Iterator
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
