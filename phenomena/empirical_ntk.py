@@ -19,6 +19,7 @@ import psutil  # type: ignore[import-untyped]
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, jvp, vjp, vmap
+from torch.utils.flop_counter import FlopCounterMode
 
 from phenomena import wide
 from phenomena.errors import Diverged
@@ -35,10 +36,12 @@ def empirical_ntk(
 ) -> Tensor:
     """Θ (n, n', C, C) between the C outputs at X (n, ...) and at Z (n', ...), or Z = X for None; exact, no gradients.
 
-    `how` is "factorised", "contraction", "products" or "auto": factorised where it holds (it is fastest there at every
-    width), else contraction, else, if the Jacobian of one input would not fit, products. `chunk` inputs are held at
-    once; None takes what fits in a quarter of the free memory. Frozen parameters do not count. ValueError for a way
-    that does not fit the network, and for layers whose output depends on the batch or on chance (call model.eval()).
+    `how` is "factorised", "contraction", "products" or "auto": factorised where it holds, fastest there at every width.
+    Else a pair of inputs costs 2 C² P operations by contraction and about 2 C F by products, with P parameters and F
+    operations a forward pass: contraction where C P <= F and the Jacobian fits (convolutions; few outputs), else
+    products. `chunk` inputs are held at once; None takes what fits in a quarter of the free memory. Frozen parameters
+    do not count. ValueError for a way that does not fit the network, and for layers whose output depends on the batch
+    or on chance (call model.eval()); `Diverged` if Θ is not finite.
     """
     ways = {"factorised": _factorised, "contraction": _contraction, "products": _products}
     if how not in (*ways, "auto"):
@@ -52,7 +55,8 @@ def empirical_ntk(
         except CannotFactorise:
             if how == "factorised":
                 raise
-            how = "contraction" if 2 * size.jacobian <= size.budget else "products"
+            small = size.outputs * size.parameters <= size.flops and 2 * size.jacobian <= size.budget
+            how = "contraction" if small else "products"
     ntk = ways[how](model, X, Z, size, chunk)
     if not ntk.isfinite().all():
         raise Diverged("the NTK is not finite: the network's weights, its inputs or its outputs are too large, or NaN")
@@ -75,20 +79,20 @@ class Linearised(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         trainable, rest = _state(model)
-        self._names = list(trainable)
         self.change = nn.ParameterList([torch.zeros_like(p) for p in trainable.values()])
-        self._constants = {name: f"constant_{i}" for i, name in enumerate([*trainable, *rest])}
+        # Buffers move with .to(device), but their names may hold no dots.
+        self._trainable = {name: f"trainable_{i}" for i, name in enumerate(trainable)}
+        self._rest = {name: f"rest_{i}" for i, name in enumerate(rest)}
         for name, value in (trainable | rest).items():
-            self.register_buffer(self._constants[name], value.clone())
-        # Only the structure is needed, without memory, and out of sight of parameters(): hence the list.
+            self.register_buffer((self._trainable | self._rest)[name], value.clone())
+        # Of the model itself only the structure is needed: without memory, and in a list, out of sight of parameters().
         self._structure = [deepcopy(model).to("meta")]
 
     def forward(self, x: Tensor) -> Tensor:
         """f(θ₀; x) + J(x) Δ by one Jacobian-vector product."""
-        theta0 = {name: self.get_buffer(constant) for name, constant in self._constants.items()}
-        rest = {name: value for name, value in theta0.items() if name not in self._names}
-        theta0 = {name: theta0[name] for name in self._names}
-        delta = dict(zip(self._names, self.change, strict=True))
+        theta0 = {name: self.get_buffer(buffer) for name, buffer in self._trainable.items()}
+        rest = {name: self.get_buffer(buffer) for name, buffer in self._rest.items()}
+        delta = dict(zip(theta0, self.change, strict=True))
         return sum(jvp(lambda theta: functional_call(self._structure[0], (theta, rest), (x,)), (theta0,), (delta,)))
 
 
@@ -277,11 +281,12 @@ def _products(model: nn.Module, X: Tensor, Z: Tensor | None, size: "Size", chunk
 
 
 class Size(NamedTuple):
-    """What decides memory: numbers a single input, and the bytes to spend."""
+    """What decides time and memory: numbers for a single input, and the bytes to spend."""
 
     outputs: int
     parameters: int
     activations: int
+    flops: int  # of one forward pass
     itemsize: int
     dtype: torch.dtype
     budget: int
@@ -301,7 +306,7 @@ def _size(model: nn.Module, X: Tensor) -> Size:
 
     hooks = [m.register_forward_hook(count) for m in model.modules() if not list(m.children())]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
             f = model(X[:1])
     finally:
         for hook in hooks:
@@ -312,7 +317,8 @@ def _size(model: nn.Module, X: Tensor) -> Size:
     if not parameters:
         raise ValueError("no parameter of the model requires gradients, so it has no NTK")
     free = torch.cuda.mem_get_info(X.device)[0] if X.is_cuda else psutil.virtual_memory().available
-    return Size(f.numel(), parameters, max(1, activations), f.element_size(), f.dtype, free // 4)
+    flops = counter.get_total_flops()
+    return Size(f.numel(), parameters, max(1, activations), flops, f.element_size(), f.dtype, free // 4)
 
 
 def _state(model: nn.Module) -> tuple[Params, Params]:
