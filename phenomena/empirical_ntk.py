@@ -50,7 +50,7 @@ def empirical_ntk(
     size = _size(model, X)
     if how in ("auto", "factorised"):
         try:
-            _check_factors(model, X[:2])
+            _check_factors(model, X[:1])
             how = "factorised"
         except CannotFactorise:
             if how == "factorised":
@@ -58,8 +58,10 @@ def empirical_ntk(
             small = size.outputs * size.parameters <= size.flops and 2 * size.jacobian <= size.budget
             how = "contraction" if small else "products"
     ntk = ways[how](model, X, Z, size, chunk)
+    if Z is None:
+        ntk = (ntk + ntk.transpose(0, 1).transpose(2, 3)) / 2  # exactly symmetric, not only to rounding
     if not ntk.isfinite().all():
-        raise Diverged("the NTK is not finite: the network's weights, its inputs or its outputs are too large, or NaN")
+        raise Diverged("the NTK is not finite: the network's weights or inputs are too large, or NaN")
     return ntk
 
 
@@ -135,6 +137,7 @@ def _factorised_product(left: list[Factors], right: list[Factors]) -> Tensor:
     return ntk.transpose(1, 2)
 
 
+@torch.enable_grad()
 def _factors(model: nn.Module, X: Tensor) -> list[Factors]:
     """A and B of each layer that learns, from one forward pass and one backward pass an output."""
     f, calls = _record(model, X, _linear_layers(model))
@@ -170,8 +173,7 @@ def _record(model: nn.Module, X: Tensor, layers: list[Linear]) -> tuple[Tensor, 
 
     hooks = [layer.register_forward_hook(record) for layer in layers]
     try:
-        with torch.enable_grad():
-            f = model(X).reshape(len(X), -1)
+        f = model(X).reshape(len(X), -1)
     finally:
         for hook in hooks:
             hook.remove()
@@ -192,21 +194,21 @@ def _bias(layer: Linear) -> float:
     return layer.beta if learns and isinstance(layer, wide.Linear) else float(learns)
 
 
-def _check_factors(model: nn.Module, X: Tensor) -> None:
-    """The outer products must be the gradient of the first output sum; else weights are shared or inputs interact."""
-    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    with torch.enable_grad():
-        f = model(X)[0].sum()
+@torch.enable_grad()
+def _check_factors(model: nn.Module, x: Tensor) -> None:
+    """The gradient at x (1, ...) must be as long as its outer products say; else weights act outside their layers."""
+    learning = [p for p in model.parameters() if p.requires_grad]
+    f = model(x).sum()
     if not f.requires_grad:
         raise CannotFactorise("the outputs depend on no parameter that requires gradients")
-    want = torch.autograd.grad(f, list(named.values()), allow_unused=True, materialize_grads=True)
-    parts = _factors(model, X)
+    want = torch.autograd.grad(f, learning, allow_unused=True, materialize_grads=True)
+    parts = _factors(model, x)
     total = sum(float((g**2).sum()) for g in want)
     have = sum(float((p.A[0] @ p.A[0] * p.weight + p.bias**2) * (p.B[0].sum(0) @ p.B[0].sum(0))) for p in parts)
-    if not abs(total - have) <= 1e-3 * total:
+    if abs(total - have) > 1e-3 * total:
         raise CannotFactorise(
-            "the network's gradients are not those of its linear layers (weights used elsewhere, or inputs that "
-            "interact); how='contraction' takes any network"
+            "the network's gradients are not those of its linear layers (a weight is used outside of its layer?); "
+            "how='contraction' takes any network"
         )
 
 
@@ -313,6 +315,12 @@ def _size(model: nn.Module, X: Tensor) -> Size:
             hook.remove()
     if not isinstance(f, Tensor) or len(f) != 1:
         raise ValueError("empirical_ntk needs a model from (n, ...) inputs to one (n, ...) tensor of outputs")
+    if not f.isfinite().all():
+        raise Diverged("the network's outputs are not finite: its weights or inputs are too large, or NaN")
+    with torch.no_grad():
+        again = model(X[:2])[:1]
+    if not torch.allclose(f, again, rtol=1e-3, atol=1e-3 * float(f.abs().max())):
+        raise ValueError("an output depends on the other inputs of its batch, or on chance, so the model has no NTK")
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if not parameters:
         raise ValueError("no parameter of the model requires gradients, so it has no NTK")

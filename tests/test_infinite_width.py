@@ -11,6 +11,14 @@ from phenomena.infinite_width import infinite_width, kappa0, kappa1
 CASES = [(activation, beta) for activation in ("relu", "erf") for beta in (0.0, 0.7)]
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # work this small only loses time waiting for a second thread
+    yield
+    torch.set_num_threads(before)
+
+
 def inputs(n=5, d=4, seed=0, dtype=torch.float64):
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 

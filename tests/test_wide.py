@@ -7,6 +7,14 @@ from phenomena.infinite_width import infinite_width
 from phenomena.wide import ntk_cnn, ntk_mlp
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # work this small only loses time waiting for a second thread
+    yield
+    torch.set_num_threads(before)
+
+
 def inputs(*shape, seed=0, dtype=torch.float64):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
@@ -16,7 +24,7 @@ def seeded(seed):
 
 
 def z_scores(draws, want, precision):
-    """(Mean of the draws - kernel wanted) in standard errors; these must be small against the kernel, or z tells nothing."""
+    """(Mean of the draws - kernel wanted) in standard errors, which must be small against the kernel, or z is blind."""
     error = draws.std(0) / len(draws) ** 0.5
     assert (error < precision * want.diagonal().mean()).all()
     return (draws.mean(0) - want) / error
