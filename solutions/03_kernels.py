@@ -11,8 +11,8 @@
 #
 # **Before you read on, write down three guesses.**
 #
-# - A network with two hidden layers of 512 units starts from random weights and learns six points by heart. By how much do its
-#   weights change, relative to their size: 0.5 %, 5 %, or 50 %?
+# - A network with two hidden layers of 512 units starts from random weights and learns six points by heart. By how much do
+#   its weights change, relative to their size: 0.5 %, 5 %, or 50 %?
 # - Multiply the output of a network by 30, and divide its loss by 30². The functions that it can express are the same,
 #   and so is the function that would be best. Does it learn the same?
 # - Put the 64 pixels of every digit in another order, the same one for all. Which test error changes: that of an
@@ -173,9 +173,9 @@ from phenomena.lab import live
 live(shape_of_kernel, depth=IntSlider(value=3, min=1, max=60, description="hidden layers L"))
 
 # %% [markdown]
-# A shallow network tells opposite inputs from near ones. A very deep one knows only "the same" and "not the same": away
-# from angle 0 its curve flattens towards 1/4, the dashed line. Depth sharpens the kernel until nothing can be learned
-# about one input from another.
+# A shallow network tells opposite inputs from those at a right angle. A very deep one knows only "the same" and "not
+# the same": away from angle 0 its curve is flat, and comes down to the dashed line, 1/4, as the depth grows. What such
+# a network learns from one input reaches all others alike.
 
 # %% [markdown]
 # ## 2. The kernel of a network in your hands
@@ -254,9 +254,9 @@ print(f"slopes of the ten draws: {slopes.mean():.2f} ± {slopes.std(ddof=1):.2f}
 assert -0.75 < slopes.mean() < -0.25, "the distance falls as the square root of the width"
 
 # %% [markdown]
-# Each layer is an average over $m$ random units, and such an average fluctuates by $1/\sqrt m$: to halve the distance you need
-# four times the width. That is the slope of the dashed line; its height is fitted. A single draw may well lie at
-# half or twice the mean.
+# Each layer is an average over $m$ random units, and such an average fluctuates by $1/\sqrt m$: to halve the distance
+# you need four times the width. That is the slope of the dashed line; its height is fitted. A single draw may well lie
+# at half or twice the mean.
 
 # %% [markdown]
 # ### Exercise 4 ●● (15 min)
@@ -356,7 +356,7 @@ from ipywidgets import SelectionSlider
 live(
     look,
     time=SelectionSlider(options=TIMES, value=3.2, description="training time t"),
-    width=SelectionSlider(options=[8, 512], value=512, description="width m"),
+    width=SelectionSlider(options=list(watched), value=512, description="width m"),
 )
 
 # %% tags=["nbval-ignore-output"]
@@ -368,9 +368,9 @@ for m, nets in watched.items():
 assert misses[512] < 0.7 * misses[8], "the wide networks follow the kernel, the narrow ones do not"
 
 # %% [markdown]
-# Was your first guess as small as that? In a wide network each weight has to move very little, because so many pull together;
-# then the derivatives hardly change, and so the kernel hardly does. This is **lazy training**. The narrow networks had to move
-# their weights far, and no fixed kernel follows them.
+# Was your first guess as small as that? In a wide network each weight has to move very little, because so many pull
+# together; then the derivatives hardly change, and so the kernel hardly does. This is **lazy training**. The narrow
+# networks had to move their weights far, and no fixed kernel follows them.
 #
 # In lazy training every eigenvector of $\Theta$ is learned at a pace of its own, its eigenvalue. Slow waves around the
 # circle have the large ones, so they come first.
@@ -389,8 +389,8 @@ assert misses[512] < 0.7 * misses[8], "the wide networks follow the kernel, the 
 # Train a model on $\ell_\alpha$ by gradient descent, and measure by how much its weights have moved.
 #
 # <details><summary>Hint 1</summary>Write the loss as a function of the model's output, and take the steps with
-# <code>torch.optim.SGD</code> or by <code>torch.autograd.grad</code>. The output has shape (n, 1), y has shape (n,): take care
-# that their difference is not (n, n).</details>
+# <code>torch.optim.SGD</code> or by <code>torch.autograd.grad</code>. The output has shape (n, 1), y has shape (n,): take
+# care that their difference is not (n, n).</details>
 # <details><summary>Hint 2</summary>Two things are to be remembered from before the first step: f₀(xᵢ), without
 # gradient, and the weights, as a copy: training changes them in place.</details>
 
@@ -439,18 +439,21 @@ ETA, STEPS = 0.0025, 1000
 
 # %%
 def lazy_or_rich(alpha: float, seed: int) -> list[float]:
-    """Change of the weights, of the kernel, test error, and the share of the first-layer weights on the two inputs."""
+    """Change of weights and kernel, test and training error, share of the two inputs in the first layer's squares."""
     A, y, A_test, y_test = product_task(seed)
     model = ntk_mlp(15, 128, 1, torch.Generator().manual_seed(seed))
-    before, start = empirical_ntk(model, A[:40], A[:40]), model(A_test).detach()
+    before = empirical_ntk(model, A[:40], A[:40])
+    start = [model(inputs).detach()[:, 0] for inputs in (A_test, A)]
     moved = train_scaled(model, A, y, alpha, ETA * min(1, alpha), STEPS)
     kernel = (empirical_ntk(model, A[:40], A[:40]) - before).norm() / before.norm()
-    wrong = (alpha * (model(A_test).detach() - start)[:, 0] * y_test <= 0).double().mean()
+    after = (model(inputs).detach()[:, 0] for inputs in (A_test, A))
+    pairs = zip(after, start, (y_test, y), strict=True)
+    wrong = [float(((f - f_0) * targets <= 0).double().mean()) for f, f_0, targets in pairs]
     squares = next(model.parameters()).detach().square().sum(dim=0)
-    return [moved, float(kernel), float(wrong), float(squares[:2].sum() / squares.sum())]
+    return [moved, float(kernel), *wrong, float(squares[:2].sum() / squares.sum())]
 
 
-scan = np.array([[lazy_or_rich(alpha, seed) for alpha in ALPHAS] for seed in range(5)])  # (seeds, scales, 4)
+scan = np.array([[lazy_or_rich(alpha, seed) for alpha in ALPHAS] for seed in range(5)])  # (seeds, scales, 5)
 
 # %% [markdown]
 # What would a network do whose kernel never moves? You have that formula: your exercise 4, with the kernel that your
@@ -486,19 +489,22 @@ right.legend()
 plt.show()
 
 # %% tags=["nbval-ignore-output"]
-for alpha, share in zip(ALPHAS, scan[:, :, 3].mean(axis=0), strict=True):
+for alpha, share in zip(ALPHAS, scan[:, :, 4].mean(axis=0), strict=True):
     print(f"α = {alpha:4}: the two inputs that matter hold {share:.2f} of the first layer (by chance {2 / 15:.2f})")
 errors = scan[:, :, 2].mean(axis=0)
+assert scan[:, :, 3].max() < 0.02, "all of them have learned their training set"
 assert errors[0] < errors[-1] / 3, "the rich networks find the two coordinates"
 assert abs(errors[-1] - frozen) < 0.02, "the lazy ones do what their first kernel does"
 
 # %% [markdown]
-# And your second guess? With $\alpha$ large the network is a kernel method: all changes fall as $1/\alpha$, and the test
-# error is that of its first kernel, the dashed line. With $\alpha$ small the weights have to go far, and they go to where the
-# answer is: the first layer turns to the two coordinates that matter, and the test error falls below that of the
-# kernel of infinite width as well (the grey line). The functions that the network can express were the same all the time.
+# And your second guess? With $\alpha$ large the network is a kernel method: all changes fall about as $1/\alpha$, and the
+# test error is that of its first kernel, the dashed line. With $\alpha$ small the weights have to go far, and they go
+# to where the answer is: the first layer turns to the two coordinates that matter, and the test error falls below that
+# of the kernel of infinite width as well (the grey line). The functions that the network can express were the same all
+# the time.
 #
-# So it is not its size alone that makes a network lazy, and on this task lazy is the worse of the two.
+# All of these networks get every training point right. So it is not its size alone that makes a network lazy, and on this
+# task lazy is the worse of the two.
 
 # %% [markdown]
 # ## 4. A kernel that knows its neighbours
@@ -592,12 +598,13 @@ print(f"yours is the kernel of the course's package: {torch.allclose(mine, packa
 
 # %%
 order = torch.randperm(64, generator=torch.Generator().manual_seed(1))
-kernels = {}
-for name, flat in (("as they are", digits.X_train), ("in another order", digits.X_train[:, order])):
-    pictures = flat.view(200, 1, 8, 8)
-    kernels["fully connected", name] = ntk(flat, flat, 3)
-    kernels["convolutional", name] = cntk(pictures, depth=3)
-    kernels["convolutional, pooled", name] = cntk(pictures, depth=3, gap=True)
+flat = {"as they are": digits.X_train, "in another order": digits.X_train[:, order]}
+nets = {
+    "fully connected": lambda X: ntk(X, X, 3),
+    "convolutional": lambda X: cntk(X.view(200, 1, 8, 8), depth=3),
+    "convolutional, pooled": lambda X: cntk(X.view(200, 1, 8, 8), depth=3, gap=True),
+}
+kernels = {(net, name): kernel(X) for name, X in flat.items() for net, kernel in nets.items()}
 
 # %% [markdown]
 # Each kernel learns from 50 of the digits and is tested on the other 150; twenty splits, the same for all.
@@ -623,48 +630,49 @@ for row, ((_, name), values) in enumerate(split_errors.items()):
     at, colour = row % 3 + 0.3 * (row > 2) - 0.15, COLOURS["orange" if row > 2 else "blue"]
     ax.plot(values, [at] * 20, "o", color=colour, alpha=0.4, label=None if row % 3 else f"pixels {name}")
     ax.plot(np.mean(values), at, "|", color="black", markersize=14, label="mean of 20 splits" if row == 5 else None)
-ax.set(
-    yticks=range(3), yticklabels=[net for net, _ in list(kernels)[:3]], xlabel="test error (fraction)", xlim=(0, None)
-)
+ax.set(yticks=range(3), yticklabels=list(nets), xlabel="test error (fraction)", xlim=(0, None))
 ax.invert_yaxis()
 ax.legend(fontsize=9, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
 plt.show()
 
 # %% tags=["nbval-ignore-output"]
 means = {key: np.mean(values) for key, values in split_errors.items()}
-for net, name in list(kernels)[:3]:
-    print(f"{net:21} {means[net, name]:.3f} with pixels {name}, {means[net, 'in another order']:.3f} in another order")
-first, second = (kernels["fully connected", name] for name in ("as they are", "in another order"))
+for net in nets:
+    print(
+        f"{net:21} {means[net, 'as they are']:.3f} as they are, {means[net, 'in another order']:.3f} in another order"
+    )
+first, second = (kernels["fully connected", name] for name in flat)
 assert torch.allclose(first, second, rtol=1e-4), "products of inputs do not depend on the order of pixels"
-pooled = [means["convolutional, pooled", name] for name in ("as they are", "in another order")]
+pooled = [means["convolutional, pooled", name] for name in flat]
 assert pooled[0] < means["fully connected", "as they are"] < pooled[1], "pooling helps among neighbours, and only there"
 
 # %% [markdown]
-# Was your third guess right? The fully connected kernel knows an image only by its products with others, and those are
-# the same in any order of the pixels: not one of its errors changes. The pooled kernel asks which neighbourhoods two
-# images share, anywhere. On digits this is the right question, and in the other order the wrong one: the best of the six
-# becomes the worst.
+# Was your third guess right? The fully connected kernel knows an image only by its inner products with others, and
+# those are the same in any order of the pixels: not one of its errors changes. The pooled kernel asks which
+# neighbourhoods two images share, anywhere. On digits this is the right question, and in the other order the wrong
+# one: the best of the six becomes the worst.
 #
-# And convolutions without pooling? Fifty digits hardly show a difference to the fully connected kernel, in either order.
-# A convolution alone does not compare one place with another: look at which entries of $T$ the sum without pooling would take.
+# And convolutions without pooling? Their kernel is the sum of $T_{ij,ij}$ over all $ij$: it never compares one place of
+# $x$ with another of $z$. With 50 digits it hardly differs from the fully connected kernel. (Twenty splits of the same
+# 200 digits are no twenty independent experiments: the spread of the dots is that of the choice of the 50.)
 
 # %% [markdown]
 # ## What you have seen
 #
-# - At infinite width a network is its kernel, and the kernel is a recursion on one angle. A real network differs from it by
-#   $1/\sqrt m$.
+# - At infinite width the tangent kernel is a recursion on one angle. That of a real network differs from it by a
+#   random error of size $1/\sqrt m$.
 # - If the kernel stays where it is, training is a linear equation, and it can be solved without a single step.
-# - Whether it stays is a matter of width and of the scale of the output. Where it moves, a network may learn what no kernel
-#   fixed beforehand knows.
-# - What a kernel knows beforehand is its architecture: pooling over positions is worth more than
-#   anything that the fully connected kernel could learn from 50 digits, unless the pixels are out of order.
+# - Whether it stays is a matter of the width and of the scale of the output. Where it moves, a network may find what a
+#   kernel that is fixed beforehand does not know.
+# - What a kernel knows beforehand is the architecture. Pooling pays where neighbours mean something, and costs where
+#   they do not.
 #
 # ## An open question
 #
 # Your rich networks found two coordinates among 15. Do networks as they are used in practice find features of digits,
-# or are they close enough to their first kernel? Take the change of the kernel in exercise 5 and the errors of part 4: which network
-# would you train, at which width and scale, against which kernel? What would you have to see to call it lazy, and
-# what would prove you wrong? Papers that you can reproduce on this are listed at the end of the chapter.
+# or are they close enough to their first kernel? Take the change of the kernel in exercise 5 and the errors of part 4:
+# which network would you train, at which width and scale, against which kernel? What would you have to see to call it
+# lazy, and what would prove you wrong? Papers that you can reproduce on this are listed at the end of the chapter.
 
 # %% [markdown]
 # ## Where you stand
