@@ -260,3 +260,9 @@ def test_bad_input_is_refused():
             gradient_flow(K, Y, K_test, t)
     with pytest.raises(ValueError, match="K_test must"):
         trained_process(K, K_test, rest[0], rest[1], rest[2][:2], Y, 1.0)
+
+
+def test_a_rounded_eigenvalue_below_zero_counts_as_zero():
+    K = torch.diag(torch.tensor([1.0, -1e-9]))
+    predictions = kernel_regression(K, torch.ones(2), torch.eye(2), ridge=4e-9)  # λ = 4e-9 · tr(K)/n = 2e-9
+    assert predictions.tolist() == pytest.approx([1.0, 1 / 2e-9], rel=1e-5)
