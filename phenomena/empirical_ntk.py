@@ -69,7 +69,7 @@ def linearised(model: nn.Module) -> "Linearised":
     """f_lin(x) = f(θ₀; x) + J(x) Δ: a module whose parameters are Δ, the change of the weights, zero at first.
 
     Train it as the network itself, with `.parameters()` and backward(); it is a linear model with the NTK of `model` at
-    θ₀ at all times (Lee et al. 2019, eq. 3). The model is copied, so training one does not touch the other.
+    θ₀ at all times (Lee et al. 2019). The model is copied, so training one does not touch the other.
     """
     _check_deterministic(model)
     return Linearised(model)

@@ -75,7 +75,7 @@ def ntk_mlp(
 ) -> nn.Sequential:
     """The fully connected network of `infinite_width`, all hidden widths equal: (n, d) to (n, outputs).
 
-    f^h = W^h g^(h-1) + β b^h and g^h = √(c_σ/width) σ(f^h) for h = 1..depth (Arora et al. 2019, eq. 5).
+    f^h = W^h g^(h-1) + β b^h and g^h = √(c_σ/width) σ(f^h) for h = 1..depth (Arora et al. 2019, Section 3).
     Weights come from the generator and lie on its device.
     """
     _check(depth=depth, width=width, d=d, outputs=outputs)
