@@ -25,7 +25,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-BLOCK = 2**22  # entries of a kernel computed at once: 16 MB a temporary in float32
+BLOCK = 2**20  # entries of a kernel computed at once: 4 MB a temporary in float32
 
 
 class Kernels(NamedTuple):
@@ -53,7 +53,7 @@ def infinite_width(
     """NNGP Σ^L and NTK Θ^L of a fully connected network of L = depth hidden layers (Arora et al. 2019, Section 3).
 
     X (n, d), Z (n', d) or None for Z = X; each kernel (n, n'), in X's dtype and on its device. `activation` is "relu"
-    or "erf"; β scales the biases; depth 0 is linear regression. Memory: the two results and some blocks of 2²² entries.
+    or "erf"; β scales the biases; depth 0 is linear regression. Memory: the two results and some blocks of 2²⁰ entries.
     """
     if activation not in LAYERS:
         raise ValueError(f"infinite_width knows the activations {', '.join(LAYERS)}, not {activation!r}")
