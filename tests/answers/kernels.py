@@ -57,6 +57,20 @@ def recursion(X, Z, depth, *, step=lambda k0, k1, T, S, old: k0 * T + S, start=1
     return T
 
 
+def one_norm(X, Z, depth):
+    """The norm of the matrix in place of those of its rows."""
+    S = T = X @ Z.mT
+    for _ in range(depth):
+        k0, k1 = arcs(S / (X.norm() * Z.norm()))
+        S = X.norm() * Z.norm() * k1
+        T = k0 * T + S
+    return T
+
+
+def halved(X, Z, depth):
+    return recursion(X, Z, depth, kappas=lambda c: [k / 2 for k in arcs(c)])
+
+
 def unit_lengths(X, Z, depth):
     return recursion(F.normalize(X), F.normalize(Z), depth)
 
@@ -160,7 +174,9 @@ def half_squares(f, f_0, y, alpha):
     return (alpha * f - alpha * f_0 - y).square().sum() / alpha**2 / 2
 
 
-def scaled(model, X, y, alpha, eta, steps, *, loss=half_squares, change=None, fresh=False, extra=0, copied=False):
+def scaled(
+    model, X, y, alpha, eta, steps, *, loss=half_squares, change=None, fresh=False, extra=0, copied=False, clear=True
+):
     """Training by torch's SGD, or what another loss or measure makes of it."""
     before = copy.deepcopy(model)
     if copied:
@@ -169,7 +185,8 @@ def scaled(model, X, y, alpha, eta, steps, *, loss=half_squares, change=None, fr
     for _ in range(steps + extra if steps else 0):
         f = model(X)
         f_0 = (model if fresh else before)(X).detach()
-        sgd.zero_grad()
+        if clear:
+            sgd.zero_grad()
         loss(f, f_0, y.reshape(-1, 1), alpha).backward()
         sgd.step()
     return (change or relative)(list(before.parameters()), list(model.parameters()))
@@ -293,6 +310,7 @@ WRONG = {
         (first(lambda k, c: 1 - k), "grows with the angle"),
         (first(lambda k, c: (1 + c) / 2), "straight line in c"),
         (first(lambda k, c: k * math.pi), "still an angle"),
+        (first(lambda k, c: 1 - c.clamp(-1, 1).acos().rad2deg() / math.pi), "in degrees"),
         (first(lambda k, c: k**2), "off by"),
         (second(lambda k, c: c * arcs(c)[0]), "lacks the root"),
         (second(lambda k, c: math.pi * k), "too large by π"),
@@ -322,6 +340,8 @@ WRONG = {
         (lambda X, Z, depth: recursion(X, Z, depth - 1), "a layer is missing"),
         (lambda X, Z, depth: recursion(X, Z, depth + 1), "a layer too many"),
         (unit_lengths, "grows with both lengths"),
+        (one_norm, "a length of its own"),
+        (halved, "halved in each layer"),
         (lambda *given: recursion(*given, power=0), "Σ is no correlation"),
         (lambda *given: recursion(*given, power=2), "squared lengths"),
         (lambda *given: recursion(*given, start=0), "Θ starts at 0"),
@@ -384,6 +404,7 @@ WRONG = {
         (with_loss(lambda f, f_0, y, a: half_squares(f, f_0, y[:, 0], a)), "every y"),
         (with_loss(lambda f, f_0, y, a: -half_squares(f, f_0, y, a)), "loss grows"),
         (with_loss(lambda f, f_0, y, a: f.sum() * float("inf")), "no numbers"),
+        (lambda *given: scaled(*given, clear=False), "add up"),
         (lambda *given: scaled(*given, extra=1), "one step too many"),
         (lambda *given: scaled(*given, extra=-1), "one step too many"),
         (lambda *given: scaled(*given, copied=True), "not a copy"),
@@ -410,6 +431,7 @@ WRONG = {
         (with_layer(S=wrapped), "wrap around"),
         (with_layer(S=shifts([(*p, *q) for p in SHIFTS for q in SHIFTS])), "81 terms"),
         (with_layer(S=shifts([(*p, 0, 0) for p in SHIFTS])), "only the position in x"),
+        (with_layer(S=shifts([(0, 0, *p) for p in SHIFTS])), "only the position in z"),
         (with_layer(S=shifts([(a, b, -a, -b) for a, b in SHIFTS])), "opposite directions"),
         (with_layer(S=shifts([(a, a, b, b) for a, b in SHIFTS])), "axes are mixed"),
         (with_layer(S=lambda A: by_convolution(A) / 9), "a mean of nine"),
