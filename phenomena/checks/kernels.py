@@ -203,7 +203,7 @@ def ntk(answer: Callable[..., Tensor]) -> None:
         ("equal and opposite inputs, c = ±1", repeated, repeated, 3),
         ("equal and opposite inputs, c = ±1, float32", repeated.float(), repeated.float(), 3),
         ("one feature, c = ±1", Z[:, :1], Z[:2, :1], 2),
-        ("an input of length 0", torch.cat([Z[:2], 0 * Z[:1]]), Z, 2),
+        ("an input of length 0", torch.cat([Z[:2].flip(1), 0 * Z[:1]]), Z, 2),
     ]
     with _mend_first(answer):
         for name, X, Z, depth in problems:
