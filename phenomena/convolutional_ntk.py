@@ -12,11 +12,15 @@ the picture of offset (0, 0) alone; the kernel with global average pooling is th
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import numpy as np
 import psutil  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 from tqdm.auto import tqdm
 
 
@@ -40,7 +44,15 @@ def cntk(
     Raises ValueError for other shapes, dtypes or numbers. Arora et al. 2019, Section 4.
     """
     _check(X, Z, depth, chunk, engine)
-    return _by_torch(X, Z, depth, gap, chunk, progress)
+    σ_x = _deviations(X, depth)
+    σ_z = σ_x if Z is None else _deviations(Z, depth)
+    by_engine = _by_numba if engine == "numba" or (engine == "auto" and _has_numba(X)) else _by_torch
+    kernel = X.new_empty(len(X), len(X if Z is None else Z))
+    for rows, columns, block in by_engine(X, Z, σ_x, σ_z, gap, chunk, progress):
+        kernel[rows, columns] = block
+    if gap:
+        kernel /= (X.shape[2] * X.shape[3]) ** 2
+    return kernel if Z is not None else kernel.triu_().add_(kernel.triu(1).mT)
 
 
 def _check(X: Tensor, Z: Tensor | None, depth: int, chunk: int | None, engine: str) -> None:
@@ -64,15 +76,17 @@ def _check(X: Tensor, Z: Tensor | None, depth: int, chunk: int | None, engine: s
         raise ValueError(f'the engines of cntk are "auto", "torch" and "numba", not {engine!r}')
 
 
-def variances(X: Tensor, depth: int) -> Tensor:
-    """Λ_xx^(h)_{ij,ij} of every image (n, C, H, W), layer h = 1..depth and position: (depth, H, W, n).
+def _deviations(X: Tensor, depth: int) -> Tensor:
+    """√Λ_xx of every layer, position and image: (depth, H, W, n) for X (n, C, H, W).
 
-    For a ReLU, κ1(1) = 1 and K_xx = Λ_xx/9: a layer averages the variance over each position's neighbours.
+    c = 1 where x meets itself, and κ1(1) = 1, so K_xx = Λ_xx / 9: a layer only averages the variance of neighbours.
     """
-    layers = [_S((X**2).sum(1).permute(1, 2, 0))]
+    Λ = [_S((X**2).sum(1).permute(1, 2, 0))]
     for _ in range(depth - 1):
-        layers.append(_S(layers[-1] / 9))
-    return torch.stack(layers)
+        Λ.append(_S(Λ[-1] / 9))
+    if not Λ[0].isfinite().all():
+        raise ValueError(f"cntk squares the images, and these overflow {X.dtype}: scale them down")
+    return torch.stack(Λ).sqrt()
 
 
 def offsets(H: int, W: int, gap: bool) -> list[tuple[int, int]]:
@@ -91,33 +105,27 @@ def _S(A: Tensor) -> Tensor:
     return A
 
 
-def _by_torch(X: Tensor, Z: Tensor | None, depth: int, gap: bool, chunk: int | None, progress: bool) -> Tensor:
-    P = X.shape[2] * X.shape[3]
-    side = max(1, math.isqrt(chunk or _free_pairs(X, P)))
-    kernel = X.new_empty(len(X), len(X if Z is None else Z))
-    s_x = variances(X, depth).sqrt()
-    s_z = s_x if Z is None else variances(Z, depth).sqrt()
-    tiles = list(_tiles(len(kernel), kernel.shape[1], side, Z is None))
+def _by_torch(
+    X: Tensor, Z: Tensor | None, σ_x: Tensor, σ_z: Tensor, gap: bool, chunk: int | None, progress: bool
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    side = max(1, math.isqrt(chunk or _pairs_that_fit(X)))
+    columns_of = X if Z is None else Z
+    tiles = list(_tiles(len(X), len(columns_of), side, side, Z is None))
     for rows, columns in tqdm(tiles, desc="CNTK", disable=not progress):
-        tile = _tile(X[rows], (X if Z is None else Z)[columns], s_x[..., rows], s_z[..., columns], gap)
-        kernel[rows, columns] = tile / P**2 if gap else tile
-    return _mirrored(kernel) if Z is None else kernel
+        yield rows, columns, _tile(X[rows], columns_of[columns], σ_x[..., rows], σ_z[..., columns], gap)
 
 
-def _tiles(n: int, m: int, side: int, symmetric: bool) -> Iterator[tuple[slice, slice]]:
-    """Squares of side x side pairs that cover the kernel, or its upper triangle."""
-    for i in range(0, n, side):
-        for j in range(i if symmetric else 0, m, side):
-            yield slice(i, min(i + side, n)), slice(j, min(j + side, m))
+def _tiles(n: int, m: int, tall: int, wide: int, symmetric: bool, step: int = 1) -> Iterator[tuple[slice, slice]]:
+    """Rectangles that cover the kernel, or at least its upper triangle; columns start at multiples of step."""
+    for i in range(0, n, tall):
+        for j in range(i // step * step if symmetric else 0, m, wide):
+            yield slice(i, min(i + tall, n)), slice(j, min(j + wide, m))
 
 
-def _mirrored(kernel: Tensor) -> Tensor:
-    return kernel.triu() + kernel.triu(1).mT
-
-
-def _tile(X: Tensor, Z: Tensor, s_x: Tensor, s_z: Tensor, gap: bool) -> Tensor:
-    """Sum over positions of Θ^(L), (n, n'); s_x and s_z (L, H, W, n) are the standard deviations √Λ_xx."""
+def _tile(X: Tensor, Z: Tensor, σ_x: Tensor, σ_z: Tensor, gap: bool) -> Tensor:
+    """Sum over positions of Θ^(L), for all pairs of a tile (n, n')."""
     H, W = X.shape[2:]
+    depth, ε = len(σ_x), torch.finfo(X.dtype).eps
     total = X.new_zeros(len(X), len(Z))
     x, z = X.permute(2, 3, 0, 1), Z.permute(2, 3, 1, 0)
     for a, b in offsets(H, W, gap):
@@ -126,22 +134,88 @@ def _tile(X: Tensor, Z: Tensor, s_x: Tensor, s_z: Tensor, gap: bool) -> Tensor:
         there = slice(max(0, a), H - max(0, -a)), slice(max(0, b), W - max(0, -b))
         Λ = _S(x[here] @ z[there])  # (H - |a|, W - |b|, n, n')
         Θ = Λ
-        for h in range(len(s_x)):
-            s = s_x[h][here][..., :, None] * s_z[h][there][..., None, :]
+        for h in range(depth):
+            s = σ_x[h][here][..., :, None] * σ_z[h][there][..., None, :]
             # A black patch has s = 0, and then Λ = Θ = 0: any finite c will do.
-            c = (Λ / s.clamp_min(torch.finfo(s.dtype).tiny)).clamp_(-1, 1)
+            c = Λ / s.clamp_min(torch.finfo(s.dtype).tiny)
+            # κ0 is infinitely steep at c = 1, where a rounding error of ε would cost √ε; 5ε were seen at depth 21.
+            c = torch.where(c.abs() < 1 - 8 * ε, c, c.sign())
             κ0 = 1 - c.arccos() / math.pi
-            K = s * (c * κ0 + (1 - c**2).sqrt() / math.pi) / 9
+            κ1 = c * κ0 + (1 - c**2).sqrt() / math.pi
+            K = s * κ1 / 9
             Θ = κ0 * Θ / 9 + K
-            if h + 1 < len(s_x):
+            if h + 1 < depth:
                 Λ, Θ = _S(K), _S(Θ)
         total += Θ.sum((0, 1))
     return total
 
 
-def _free_pairs(X: Tensor, P: int) -> int:
+def _pairs_that_fit(X: Tensor) -> int:
     """How many pairs to hold at once: about ten pictures of a pair are alive, in at most half of what is free."""
     on_gpu = X.device.type == "cuda"
     free = torch.cuda.mem_get_info(X.device)[0] if on_gpu else psutil.virtual_memory().available
     most = 2**30 if on_gpu else 2**21  # bytes of a picture; on a CPU larger ones only leave the cache
-    return max(1, int(min(free / 20, most)) // (P * X.element_size()))
+    return max(1, int(min(free / 20, most)) // (X.shape[2] * X.shape[3] * X.element_size()))
+
+
+def _has_numba(X: Tensor) -> bool:
+    try:
+        from phenomena import cntk_loops  # noqa: F401
+    except ImportError:
+        return False
+    return X.device.type == "cpu"
+
+
+def _by_numba(
+    X: Tensor, Z: Tensor | None, σ_x: Tensor, σ_z: Tensor, gap: bool, chunk: int | None, progress: bool
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    if X.device.type != "cpu":
+        raise ValueError(f'the numba engine computes on the CPU, and X is on {X.device}: say engine="torch"')
+    try:
+        from phenomena import cntk_loops as loops
+    except ImportError as error:
+        raise ValueError(
+            f'engine="numba" needs numba ({error}): pip install "phenomena[fast]", or say engine="torch"'
+        ) from error
+    depth, H, W, n = σ_x.shape
+    dtype = np.float32 if X.dtype == torch.float32 else np.float64
+    even, odd, constants = loops.numbers(dtype)
+    offset = np.array(offsets(H, W, gap))
+    x_maps = _maps(X, σ_x).permute(3, 0, 1, 2).contiguous().numpy()
+    m = len(X if Z is None else Z)
+    z_maps = F.pad(_maps(X if Z is None else Z, σ_z), (0, -m % loops.LANES)).unflatten(-1, (-1, loops.LANES))
+    z_maps = z_maps.permute(3, 0, 1, 2, 4).contiguous().numpy()
+    threads = torch.get_num_threads()
+    # A tile of 2b images and b times sixteen images, whose maps fit in half of the free memory for all threads.
+    image = x_maps[0].size * loops.LANES * x_maps.itemsize
+    fit = int(psutil.virtual_memory().available / 2 / threads / image)
+    b = math.isqrt(chunk // (2 * loops.LANES)) if chunk else min(8, fit // 3)
+    tall, wide = (2 * b, b * loops.LANES) if b else (1, loops.LANES)
+
+    def compute(where: tuple[slice, slice]) -> tuple[slice, slice, Tensor]:
+        rows, columns = where
+        blocks = slice(columns.start // loops.LANES, -(-columns.stop // loops.LANES))
+        total = np.empty((rows.stop - rows.start, blocks.stop - blocks.start, loops.LANES))
+        loops.tile(x_maps[rows], z_maps[blocks], depth, offset, even, odd, constants, total)
+        return rows, columns, torch.from_numpy(total).flatten(1)[:, : columns.stop - columns.start]
+
+    tiles = list(_tiles(n, m, tall, wide, Z is None, loops.LANES))
+    with tqdm(total=len(tiles), desc="CNTK", disable=not progress) as bar:
+        for result in map(compute, tiles) if threads == 1 else _threaded(compute, tiles, threads):
+            bar.update()
+            yield result
+
+
+def _maps(X: Tensor, σ: Tensor) -> Tensor:
+    """C channels, then σ / 3 and 1 / σ of each layer (0 for a black patch): (C + 2 depth, H, W, n)."""
+    pairs = torch.stack([σ / 3, torch.where(σ > 0, 1 / σ, 0)], 1).flatten(0, 1)
+    return torch.cat([X.permute(1, 2, 3, 0), pairs])
+
+
+def _threaded(function: Callable[[Any], Any], arguments: list[Any], threads: int) -> Iterator[Any]:
+    """Results in order; the loops let go of Python's lock, so plain threads fill the cores."""
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield from pool.map(function, arguments)
+    finally:
+        pool.shutdown(cancel_futures=True)
