@@ -144,7 +144,8 @@ def recurrent_ntk(X: Tensor, tied: bool = True) -> Tensor:
 
 def distance(models: list[nn.Module], X: Tensor, kernels: list[Tensor]) -> list[float]:
     """Mean over the models of |K_m - K|/|K| (Frobenius), K_m a model's own tangent kernel, for each kernel K (n, n)."""
-    own = [empirical_ntk(model, X)[:, :, 0, 0] for model in models]
+    # in float64: an output near 0 is all rounding error in float32, which the NTK's check of the network would refuse
+    own = [empirical_ntk(model.double(), X.double())[:, :, 0, 0].float() for model in models]
     return [sum(float((K_m - K).norm() / K.norm()) for K_m in own) / len(own) for K in kernels]
 
 
