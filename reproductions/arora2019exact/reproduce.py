@@ -29,7 +29,7 @@ SETTINGS = {
     },
     "laptop": {
         "n": [50, 100, 200, 500], "n_cnn": [50, 200], "test": 300, "validation": 400, "wide": 32, "narrow": 8,
-        "channels": [16, 32, 64, 128], "nets": 60, "steps": 300,
+        "channels": [16, 32, 64, 128], "nets": 30, "steps": 300,
         "widths": [32, 64, 128, 256, 512], "trained_nets": 3, "steps_ntk": 400,
     },
 }  # fmt: skip
@@ -118,7 +118,7 @@ def distances(gap: bool, channels: list[int], nets: int, X: Tensor, generator: t
     for m in channels:
         squares = []
         for _ in range(nets):
-            K = empirical_ntk(ntk_cnn((1, 8, 8), m, DEPTH, generator, gap=gap), X)[..., 0, 0]
+            K = empirical_ntk(ntk_cnn((1, 8, 8), m, DEPTH, generator, gap=gap, dtype=X.dtype), X)[..., 0, 0]
             scaled = (K * other).sum() / (other * other).sum() * other
             squares.append([squared_distance(K, limit), squared_distance(scaled, K)])
         extend(curves, squares)
@@ -208,7 +208,7 @@ def digits(seed: int, setting: dict) -> Values:
     generator = torch.Generator().manual_seed(seed)
     values["channels"] = [float(m) for m in setting["channels"]]
     for gap, name in ((False, "cntk"), (True, "gap")):
-        to_limit, to_other = distances(gap, setting["channels"], setting["nets"], X[:10], generator)
+        to_limit, to_other = distances(gap, setting["channels"], setting["nets"], X[:10].double(), generator)
         values |= {f"distance_{name}": to_limit, f"distance_{name}_other": to_other}
     values["width"] = [float(m) for m in setting["widths"]]
     values["distance_trained"], values["distance_stopped"] = after_training(
