@@ -110,7 +110,9 @@ def _by_torch(
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     side = max(1, math.isqrt(chunk or _pairs_that_fit(X)))
     columns_of = X if Z is None else Z
-    tiles = list(_tiles(len(X), len(columns_of), side, side, Z is None))
+    n, m = len(X), len(columns_of)
+    tall, wide = (math.ceil(k / math.ceil(k / side)) for k in (n, m))  # no thin tiles at the edges: they cost as much
+    tiles = list(_tiles(n, m, tall, wide, Z is None))
     for rows, columns in tqdm(tiles, desc="CNTK", disable=not progress):
         yield rows, columns, _tile(X[rows], columns_of[columns], σ_x[..., rows], σ_z[..., columns], gap)
 
