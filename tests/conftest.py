@@ -1,4 +1,4 @@
-"""What the browser tests share: the built book behind a loopback server, and Debian's chromium."""
+"""What tests share: the built book behind a loopback server, Debian's chromium, one thread for small tensors."""
 
 import os
 import threading
@@ -26,6 +26,17 @@ FLAGS = [
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         pass
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread of torch: work this small only loses time waiting for a second one."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -14,12 +14,7 @@ DTYPE = torch.float64
 WAYS = ("factorised", "contraction", "products")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # work this small only loses time waiting for a second thread
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def inputs(*shape, seed=0):

@@ -11,12 +11,7 @@ from phenomena.infinite_width import infinite_width, kappa0, kappa1
 CASES = [(activation, beta) for activation in ("relu", "erf") for beta in (0.0, 0.7)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # work this small only loses time waiting for a second thread
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def inputs(n=5, d=4, seed=0, dtype=torch.float64):

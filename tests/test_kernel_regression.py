@@ -17,12 +17,7 @@ from phenomena.wide import ntk_mlp
 TIMES = (0.0, 0.3, 2.0, 40.0)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # work this small only loses time waiting for a second thread
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def normal(*shape, seed=0):

@@ -6,13 +6,7 @@ from phenomena.empirical_ntk import empirical_ntk
 from phenomena.infinite_width import infinite_width
 from phenomena.wide import ntk_cnn, ntk_mlp
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # work this small only loses time waiting for a second thread
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def inputs(*shape, seed=0, dtype=torch.float64):
