@@ -166,7 +166,8 @@ def faults(source: Path, exercise: build.Exercise, given: Any) -> list[str]:
     stub = test(functions(source, solved=False)[exercise.name])
     if stub.status != "open" or f"TODO {exercise.number} " not in stub.message:
         lines.append(f"unfilled, its check does not say which TODO is open: {stub}")
-    with recorded(module) as (offered, raised), warnings.catch_warnings():
+    home = sys.modules[test.test.__module__]  # of a package, the module of this exercise
+    with recorded(home) as (offered, raised), warnings.catch_warnings():
         warnings.simplefilter("error")  # a check warns of nothing itself
         for name, answer in [("the solution", functions(source, solved=True)[exercise.name]),
                              *((f"right answer {i}", answer) for i, answer in enumerate(right, 1))]:  # fmt: skip
@@ -189,7 +190,7 @@ def faults(source: Path, exercise: build.Exercise, given: Any) -> list[str]:
     for hint in sorted(offered - met):
         lines.append(f"no wrong answer in {file} hears `{hint}`: add one, or drop the hint")
     for line in sorted(lines_that_raise(test.test) - raised):
-        lines.append(f"no wrong answer in {file} reaches line {line} of phenomena/checks/{topic}.py: add one")
+        lines.append(f"no wrong answer in {file} reaches line {line} of {home.__name__.replace('.', '/')}.py: add one")
     return [f"{where}: {line}" for line in lines]
 
 
@@ -204,9 +205,13 @@ def test_answers_belong_to_an_exercise_and_checks_never_read_the_solution(source
     names = {exercise.name for exercise in exercises(source)}
     there = answers(build.topic(source))
     assert there is None or {*there.RIGHT, *there.WRONG} <= names
+    module = build.checks(source)
+    homes = {module.__name__, *(test.test.__module__ for test in checks.exercises(module))}
+    assert all(home.startswith(module.__name__) for home in homes)
     imported = [
         name
-        for node in ast.walk(ast.parse(inspect.getsource(build.checks(source))))
+        for module in map(sys.modules.__getitem__, sorted(homes))
+        for node in ast.walk(ast.parse(inspect.getsource(module)))
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in [getattr(node, "module", ""), *(alias.name for alias in node.names)]
     ]

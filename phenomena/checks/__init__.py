@@ -5,9 +5,10 @@ says the answer and never reads the solution. `solutions/README.md` says how to 
 """
 
 import copy
+import inspect
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
@@ -155,6 +156,17 @@ def relabelled(y: Tensor) -> Iterator[tuple[str, Tensor]]:
     yield "labels from 0", y
     yield "labels from 3", y + 3
     yield "labels from -1, with gaps", 3 * y - 1
+
+
+def tolerance(X: Tensor) -> float:
+    """The relative error of a right answer at most, for inputs of this precision."""
+    return 1e-3 if X.dtype == torch.float32 else 1e-6
+
+
+def used_by(answer: Callable[..., object]) -> Mapping[str, object]:
+    """The student's own functions, and all other global names, that an answer uses."""
+    student = inspect.getclosurevars(answer).nonlocals.get("answer", answer)  # a check is given a wrapper
+    return inspect.getclosurevars(student).globals if inspect.isfunction(student) else {}
 
 
 def of_kind(got: Any, like: Tensor | np.ndarray, *, dtype: bool = True) -> Any:

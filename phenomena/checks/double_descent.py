@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phenomena.checks import Wrong, check, compare, of_kind, samples
+from phenomena.checks import Wrong, check, compare, of_kind, samples, tolerance
 
 
 def _problems() -> Iterator[tuple[str, Tensor, Tensor]]:
@@ -34,10 +34,6 @@ def _problems() -> Iterator[tuple[str, Tensor, Tensor]]:
         yield name, X, y
 
 
-def _tolerance(X: Tensor) -> float:
-    return 1e-3 if X.dtype == torch.float32 else 1e-6
-
-
 @check(1, minutes=10, praise="the smallest of all least-squares solutions. Next: the same from ridge, with λ → 0.")
 def min_norm(answer: Callable[..., Tensor]) -> None:
     """The oracle is LAPACK's gelsd through numpy; some inputs have no full rank."""
@@ -61,7 +57,7 @@ def min_norm(answer: Callable[..., Tensor]) -> None:
             *((beta, "it leaves out too much: compare s with eps times the largest s.") for beta in cut_off),
             *((beta, "a ridge solution: minimum norm has no λ, only the s that are zero go.") for beta in shrunk),
         ]
-        compare(got, want, mistakes, name, _tolerance(X))
+        compare(got, want, mistakes, name, tolerance(X))
 
 
 @check(2, minutes=10, praise="as λ → 0 it becomes your min_norm. Next: what does the best λ do to the peak?")
@@ -83,7 +79,7 @@ def ridge(answer: Callable[..., Tensor]) -> None:
                 (solve((n * lam) ** 2), "λ is squared: the penalty λ‖β‖² enters the solution as λ itself."),
                 (torch.linalg.pinv(X.double()) @ y.double(), "no shrinkage at all: where is λ?"),
             ]
-            compare(of_kind(answer(X, y, lam), X), solve(n * lam), mistakes, f"{name}, λ = {lam}", _tolerance(X))
+            compare(of_kind(answer(X, y, lam), X), solve(n * lam), mistakes, f"{name}, λ = {lam}", tolerance(X))
 
 
 @check(3, minutes=30, praise="one number a width, all on test data. Next: where is the peak, and why there?")
