@@ -10,6 +10,7 @@ import torch
 from scipy.linalg import expm
 from torch import Tensor, nn
 
+from phenomena import checks
 from phenomena.checks import Wrong, check, compare, of_kind, tolerance
 from phenomena.checks.kernels.shared import Mistakes
 
