@@ -4,18 +4,20 @@ import copy
 import json
 import re
 import sys
+from base64 import b64decode
 from hashlib import sha256
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import altair as alt
 import numpy as np
 import pytest
+from PIL import Image
 from practicum_fixtures import claim, control, repository, results, write
 from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 
-from phenomena.explorers import MIME, THEORY, choice, rows, show, slider, spec, spreads, theory_first
+from phenomena.explorers import MIME, THEORY, choice, picture, rows, show, slider, spec, spreads, theory_first
 from practicum.results import save
 
 ROOT = Path(__file__).parents[1]
@@ -66,6 +68,15 @@ def book(tmp_path: Path) -> Path:
     write(tmp_path / "board.md", "# Board\n\n```{scoreboard}\n```\n\n```{bibliography}\n```\n")
     write(tmp_path / "index.md", "# Start\n\n```{toctree}\nboard\n```\n\n{claim}`toy:peak`, {measured}`toy:peak`\n")
     return tmp_path
+
+
+def test_a_picture_carries_its_pixels_in_sixteen_greys():
+    pixels = np.linspace(-1, 1, 32).reshape(4, 8)
+    head, _, data = picture(pixels, low=-1).partition(",")
+    assert head == "data:image/png;base64"
+    shown = np.asarray(Image.open(BytesIO(b64decode(data))), float) / 255
+    assert shown.shape == (4, 8)
+    np.testing.assert_allclose(shown, (pixels + 1) / 2, atol=1 / 30)
 
 
 def test_spreads_are_the_rows_of_each_curve_with_mean_and_extremes():
