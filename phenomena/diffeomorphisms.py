@@ -53,7 +53,7 @@ def temperature(delta: float, shape: Sequence[int], cut: int, *, centre: bool = 
 
 
 def temperature_range(shape: Sequence[int], cut: int) -> tuple[float, float]:
-    """T from which τ is visible (δ = 1/2 pixel) to that up to which it is, more often than not, a diffeomorphism.
+    """T from which τ is visible (δ = 1/2 pixel) to that up to which about half of the draws or more are one to one.
 
     The paper asks for E‖∇τ‖² << 1, that is T << 8 / (π³ c²) (Section 2.2). E‖∇τ‖² = π² T N / 2 exactly, N modes a
     component, N → π c² / 4 in two dimensions. The upper end is E‖∇τ‖² = 1 / (2 ln c), at most 1, as in the authors'
