@@ -6,6 +6,7 @@ Here p_A is bounded by counting votes, so a certificate is right with probabilit
 """
 
 from collections.abc import Callable
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -42,33 +43,32 @@ class GaussianNoise(nn.Module):
 @torch.inference_mode()
 def votes(
     model: Classifier, X: Tensor, sigma: float, n: int, generator: torch.Generator,
-    *, batch: int = 256, progress: bool = False,
+    *, shared: bool = False, batch: int = 256, progress: bool = False,
 ) -> Tensor:  # fmt: skip
     """How often f(x + ε) = c in n draws of ε ~ N(0, σ²I): (images, C) int64, for X (images, ...).
 
-    All images of one call get the same draws, so an image's votes do not depend on its company: they are those of
-    the procedure that takes one image at a time and gives each the generator in the same state. The draws are the
-    generator's next n · d normals, on the CPU whatever the batch if d, the size of x, is a multiple of 16. The
-    generator lives on X's device. ValueError: σ < 0, a network in training mode that adds noise of its own.
+    The noise is drawn image by image, draw by draw: the generator's next normals, on the CPU in the same order whatever
+    the batch if the size of x is a multiple of 16. shared: all images get the same n draws, those that the first gets
+    otherwise, and an image's votes do not depend on its company. It saves the time to draw (a third, for `small_cnn`);
+    each image's votes keep their law, but those of two images are no longer independent. The generator lives on X's
+    device. ValueError: σ < 0, a network in training mode that adds noise of its own. Diverged: scores not finite.
     """
     if sigma < 0:
         raise ValueError(f"the noise needs sigma >= 0, not {sigma}")
     if isinstance(model, nn.Module) and any(isinstance(m, GaussianNoise) and m.training for m in model.modules()):
         raise ValueError("the network adds noise of its own: call its eval() before it is smoothed")
+    counts = torch.zeros(len(X), model(X[:1]).shape[-1], dtype=torch.int64, device=X.device)
     noise, noisy = (torch.empty(min(batch, n), *X.shape[1:], dtype=X.dtype, device=X.device) for _ in range(2))
-    counts: Tensor | None = None
-    for start in tqdm(range(0, n, batch), desc=f"votes, sigma {sigma:g}", disable=not progress):
+    groups, starts = torch.arange(len(X)).split(len(X) if shared else 1), range(0, n, batch)
+    steps = tqdm(product(groups, starts), f"sigma {sigma:g}", len(groups) * len(starts), disable=not progress)
+    for group, start in steps:
         m = min(batch, n - start)
         noise[:m].normal_(0, sigma, generator=generator)
-        for i, x in enumerate(X):
-            scores = model(torch.add(noise[:m], x, out=noisy[:m]))
+        for i in group.tolist():
+            scores = model(torch.add(X[i], noise[:m], out=noisy[:m]))
             if not scores.isfinite().all():
                 raise Diverged(f"the classifier's scores of image {i} are not finite")
-            if counts is None:
-                counts = torch.zeros(len(X), scores.shape[-1], dtype=torch.int64, device=X.device)
             counts[i] += torch.bincount(scores.argmax(-1), minlength=counts.shape[1])
-    if counts is None:
-        raise ValueError(f"nothing to count: {len(X)} images, {n} draws; give at least one of each")
     return counts
 
 
@@ -95,14 +95,14 @@ def largest_radius(sigma: float, n: int, alpha: float) -> float:
 
 def predict(
     model: Classifier, X: Tensor, sigma: float, n: int, alpha: float, generator: torch.Generator,
-    *, batch: int = 256, progress: bool = False,
+    *, shared: bool = False, batch: int = 256, progress: bool = False,
 ) -> Tensor:  # fmt: skip
     """g(x) or ABSTAIN for each image, (images,) int64: PREDICT of Cohen et al. 2019, Section 3.2.1.
 
     Abstains unless a two-sided binomial test at level α tells the two classes of most votes apart. Another class than
     g(x) comes back with probability at most α.
     """
-    top, label = votes(model, X, sigma, n, generator, batch=batch, progress=progress).topk(2)
+    top, label = votes(model, X, sigma, n, generator, shared=shared, batch=batch, progress=progress).topk(2)
     k_A, both = top[:, 0].cpu().numpy(), top.sum(1).cpu().numpy()
     p_value = 2 * stats.binom.sf(k_A - 1, both, 0.5)  # by symmetry; k_A is the larger of the two
     return torch.where(torch.from_numpy(p_value).to(label.device) <= alpha, label[:, 0], ABSTAIN)
@@ -125,26 +125,25 @@ def certificates(label: Tensor, count: Tensor, n: int, sigma: float, alpha: floa
 
 def certify(
     model: Classifier, X: Tensor, sigma: float, n0: int, n: int, alpha: float, generator: torch.Generator,
-    *, give_up: bool = False, batch: int = 256, progress: bool = False,
+    *, give_up: bool = False, shared: bool = False, batch: int = 256, progress: bool = False,
 ) -> Certificates:  # fmt: skip
-    """Label and radius of each image: CERTIFY of Cohen et al. 2019, Section 3.2.2.
+    """Label and radius of each image: CERTIFY of Cohen et al. 2019, Section 3.2.2 (their Proposition 2).
 
-    n0 draws choose the class, n fresh draws bound its probability. A label other than g(x), or a radius too large,
-    comes back with probability at most α for each image (the draws, and so the errors, are shared between images).
+    n0 draws choose the class of each image, then n fresh draws bound its probability. For each image, the probability
+    of a label other than g(x) or of a radius too large is at most α. `shared` as in `votes`: then the errors of
+    different images are not independent, which the paper's Theorem 6 on their number asks for.
 
     give_up: abstain without the n draws where the n0 draws already refute p_A >= 1/2 at level α. Abstaining is never
     wrong, so α stands; at most a fraction α of the images that could be certified is lost.
     """
-    first = votes(model, X, sigma, n0, generator, batch=batch)
-    k0, label = first.max(1)
+    k0, label = votes(model, X, sigma, n0, generator, shared=shared, batch=batch).max(1)
     hopeful = torch.ones(len(X), dtype=torch.bool, device=X.device)
     if give_up:
         upper = 1 - lower_bound(n0 - k0.cpu().numpy(), n0, alpha)
         hopeful = torch.from_numpy(upper > 0.5).to(X.device)
+    fresh = votes(model, X[hopeful], sigma, n, generator, shared=shared, batch=batch, progress=progress)
     count = torch.zeros_like(k0)
-    if hopeful.any():
-        fresh = votes(model, X[hopeful], sigma, n, generator, batch=batch, progress=progress)
-        count[hopeful] = fresh.gather(1, label[hopeful, None])[:, 0]
+    count[hopeful] = fresh.gather(1, label[hopeful, None])[:, 0]
     return certificates(label, count, n, sigma, alpha)
 
 
