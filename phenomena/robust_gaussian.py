@@ -30,7 +30,8 @@ def soft(mu: Tensor, eps: float) -> Tensor:
 
 def optimal_rule(mu: Tensor, eps: float, norm: Norm = "linf") -> Tensor:
     """w* = μ - argmin_{‖z‖ <= ε} ‖μ - z‖₂ (d,), of the largest robust accuracy among all classifiers; 0 if ‖μ‖ <= ε."""
-    return mu - project(mu[None], eps, norm)[0]
+    radius = torch.as_tensor(eps, dtype=mu.dtype)  # a Python number would become a float32
+    return mu - project(mu[None], radius, norm)[0]
 
 
 def optimal_accuracy(mu: Tensor, sigma: float, eps: float, norm: Norm = "linf") -> float:

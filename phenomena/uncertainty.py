@@ -17,6 +17,9 @@ from torch import Tensor, nn
 
 from phenomena.errors import Diverged
 
+Model = Callable[[Tensor], Tensor]  # inputs (n, ...) -> logits (n, C)
+Models = Model | Sequence[Model]
+
 
 class Dropout(nn.Module):
     """Set each unit to 0 with probability p, and divide the others by 1 - p; the masks come from `generator`.
@@ -38,19 +41,32 @@ class Dropout(nn.Module):
         return X * kept / (1 - self.p)
 
 
-@torch.no_grad()
-def sampled_probabilities(
-    model: Callable[[Tensor], Tensor] | Sequence[Callable[[Tensor], Tensor]], X: Tensor, samples: int = 1
-) -> Tensor:
-    """softmax(f(X)) of the sampled networks, (samples, n, C) float64: `samples` calls of each model, one or several.
+def sampled_logits(models: Models, X: Tensor, samples: int = 1) -> Tensor:
+    """Outputs (samples, n, C) of the sampled networks: `samples` calls of each model, one or several. With gradients.
 
     Diverged: an output is not finite.
     """
-    models = model if isinstance(model, Sequence) and not isinstance(model, nn.Module) else [model]
-    f = torch.stack([f(X) for f in models for _ in range(samples)])
+    members = models if isinstance(models, Sequence) and not isinstance(models, nn.Module) else [models]
+    f = torch.stack([f(X) for f in members for _ in range(samples)])
     if not f.isfinite().all():
         raise Diverged("the network's outputs are not finite")
-    return f.double().softmax(-1)
+    return f
+
+
+@torch.no_grad()
+def sampled_probabilities(models: Models, X: Tensor, samples: int = 1) -> Tensor:
+    """P = softmax(f(X)) (samples, n, C) float64 of the sampled networks, as in `sampled_logits`."""
+    return sampled_logits(models, X, samples).double().softmax(-1)
+
+
+def mean_prediction(models: Models, samples: int = 1) -> Callable[[Tensor], Tensor]:
+    """X -> ln p̄(X) (n, C), of fresh samples at each call: logits of p̄, so that attacks can go through the mean."""
+
+    def f(X: Tensor) -> Tensor:
+        log_p = sampled_logits(models, X, samples).log_softmax(-1)
+        return log_p.logsumexp(0) - math.log(len(log_p))
+
+    return f
 
 
 def entropy(p: Tensor) -> Tensor:
@@ -73,8 +89,8 @@ def mutual_information(P: Tensor) -> Tensor:
 
     Computed as E KL(p ‖ p̄), which equal samples make 0 exactly. It is biased down by about (C - 1)/(2 samples) at most.
     """
-    mean = P.mean(0)
-    kl = torch.special.xlogy(P, P / mean).sum(-1)
+    mean = P[0] + (P - P[0]).mean(0)  # free of rounding errors where the samples are equal
+    kl = torch.special.xlogy(P, P / mean.clamp(min=torch.finfo(P.dtype).tiny)).sum(-1)
     return kl.mean(0).clamp(min=0)
 
 
