@@ -149,7 +149,7 @@ def pgd(
 ) -> Attack:
     """Projected gradient ascent from random starts in the ball (Madry et al. 2018, Section 2.1).
 
-    x_{t+1} = Π(x_t + a_t steepest(∇ loss(f(x_t), y))), a_t = `step_size`, or falling from ε to 0 along half a cosine:
+    x_{t+1} = Π(x_t + a_t steepest(∇ loss(f(x_t), y))), a_t = `step_size`, or falling from 2ε to 0 along half a cosine:
     large steps find better maxima, small ones climb them. Π projects onto the ball, then clips to the box: X lies in
     the box, so clipping brings each pixel closer to x and the result is in both. For linf that is the exact projection
     onto both, for l2 it becomes so as a -> 0. Without a generator the one start is x itself; steps = 0 is the starts.
@@ -177,7 +177,7 @@ def pgd(
             best, highest = torch.where(_column(better, X), Z, best), torch.where(better, at.loss, highest)
             wrong = wrong | at.wrong
             if t < steps:
-                a = eps * (1 + math.cos(math.pi * t / steps)) / 2 if step_size is None else step_size
+                a = eps * (1 + math.cos(math.pi * t / steps)) if step_size is None else step_size
                 Z = step(X, Z, at.slope, a, eps, norm, box)
     return Attack(best, see(best).wrong, trace, moved)
 
