@@ -188,27 +188,26 @@ def robust_accuracy(
     """Share in [0, 1] of the samples that PGD does not fool; the other keywords as in `pgd`.
 
     Two errors say that the attack may have failed, not the network held. Truncated, by a second attack with half of the
-    steps: all steps fool more samples, by more than 0.01 of them and more than one; or half of the steps raise the
+    steps: all steps fool more samples, by more than 1 % of them and more than one; or half of the steps raise the
     mean loss, from start to its maximum, by less than 9/10 of what all steps do. Masked: the gradient was exactly 0 at
-    every iterate of more than 0.01 of the samples, none of them fooled.
+    every iterate of more than 1 % of the samples, none of them fooled.
     """
     attack = pgd(model, X, y, eps, norm, steps=steps, **how)
-    share, n = attack.success.double().mean().item(), len(X)
-    stuck = (~attack.moved & ~attack.success).double().mean().item()
-    if stuck > 0.01:
+    stuck, few = int((~attack.moved & ~attack.success).sum()), len(X) / 100
+    if stuck > few:
         raise Masked(
-            f"the gradient is exactly 0 for {stuck:.0%} of the samples, none of them fooled: the attack never moved "
+            f"the gradient is exactly 0 at {stuck} of {len(X)} samples, none of them fooled: the attack never moved "
             "(try loss=margin_loss or a differentiable stand-in for the model; or the model is constant)"
         )
     half = pgd(model, X, y, eps, norm, steps=steps // 2, **how)
-    fewer = share - half.success.double().mean().item()
+    more = int(attack.success.sum() - half.success.sum())
     rise, in_half = ((a.trace.max() - a.trace[:, 0].mean()).item() for a in (attack, half))
-    if fewer > max(0.01, 1.5 / n) or in_half < 0.9 * rise:
+    if more > max(1, few) or in_half < 0.9 * rise:
         raise Truncated(
-            f"{steps} steps fool {fewer:.3f} of the samples more than {steps // 2}, and raise the loss by {rise:.3g} "
+            f"{steps} steps fool {more} of {len(X)} samples more than {steps // 2}, and raise the loss by {rise:.3g} "
             f"against {in_half:.3g}: the attack has not converged (give it more steps, or larger ones)"
         )
-    return 1 - share
+    return (~attack.success).double().mean().item()
 
 
 def _clip(Z: Tensor, box: Box) -> Tensor:
@@ -217,7 +216,7 @@ def _clip(Z: Tensor, box: Box) -> Tensor:
 
 def _column(a: float | Tensor, X: Tensor) -> Tensor:
     """A number, or one number a sample (n,), shaped so that it multiplies X (n, ...)."""
-    a = torch.as_tensor(a)
+    a = a if isinstance(a, Tensor) else torch.tensor(a, dtype=X.dtype, device=X.device)
     return a if a.dim() == 0 else a.view(-1, *[1] * (X.dim() - 1))
 
 
