@@ -93,19 +93,27 @@ def largest_radius(sigma: float, n: int, alpha: float) -> float:
     return float(radius(lower_bound(n, n, alpha), sigma))
 
 
+def decision(counts: Tensor, alpha: float) -> Tensor:
+    """The class of most votes in counts (images, C), or ABSTAIN: (images,) int64.
+
+    Abstains unless a two-sided binomial test at level α tells the top two classes apart. A class that is not the most
+    probable one comes out with probability at most α (Cohen et al. 2019, Proposition 1; the test is Hung & Fithian's).
+    """
+    top, label = counts.topk(2)
+    k_A, both = top[:, 0].cpu().numpy(), top.sum(1).cpu().numpy()
+    p_value = 2 * stats.binom.sf(k_A - 1, both, 0.5)  # by symmetry; k_A is the larger of the two
+    return torch.where(torch.from_numpy(p_value).to(label.device) <= alpha, label[:, 0], ABSTAIN)
+
+
 def predict(
     model: Classifier, X: Tensor, sigma: float, n: int, alpha: float, generator: torch.Generator,
     *, shared: bool = False, batch: int = 256, progress: bool = False,
 ) -> Tensor:  # fmt: skip
-    """g(x) or ABSTAIN for each image, (images,) int64: PREDICT of Cohen et al. 2019, Section 3.2.1.
+    """g(x) or ABSTAIN for each image of X (images, ...), (images,) int64: PREDICT of Cohen et al. 2019, Section 3.2.1.
 
-    Abstains unless a two-sided binomial test at level α tells the two classes of most votes apart. Another class than
-    g(x) comes back with probability at most α.
+    n draws as in `votes`, decided as in `decision`: another class than g(x) comes out with probability at most α.
     """
-    top, label = votes(model, X, sigma, n, generator, shared=shared, batch=batch, progress=progress).topk(2)
-    k_A, both = top[:, 0].cpu().numpy(), top.sum(1).cpu().numpy()
-    p_value = 2 * stats.binom.sf(k_A - 1, both, 0.5)  # by symmetry; k_A is the larger of the two
-    return torch.where(torch.from_numpy(p_value).to(label.device) <= alpha, label[:, 0], ABSTAIN)
+    return decision(votes(model, X, sigma, n, generator, shared=shared, batch=batch, progress=progress), alpha)
 
 
 class Certificates(NamedTuple):
