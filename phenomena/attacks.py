@@ -127,7 +127,7 @@ def fgsm(
     box: Box = (0.0, 1.0),
 ) -> Tensor:
     """x + ε steepest(∇ loss), kept in the box: one step of the full length (Goodfellow et al. 2015)."""
-    _check(X, y, eps, norm, box)
+    check(X, y, eps, norm, box)
     return step(X, X, look(model, X, y, loss).slope, eps, eps, norm, box)
 
 
@@ -158,7 +158,7 @@ def pgd(
     of -log mean_j softmax(f(x + σ e_j))_y (Salman et al. 2019); draws > 1 does so for a model that is itself random.
     ValueError: bad shapes, X outside the box, restarts or noise without a generator. Diverged: outputs not finite.
     """
-    _check(X, y, eps, norm, box)
+    check(X, y, eps, norm, box)
     if steps < 0 or min(restarts, draws) < 1:
         raise ValueError(f"steps must be at least 0, restarts and draws 1, not {steps}, {restarts} and {draws}")
     if generator is None and (restarts > 1 or sigma > 0):
@@ -220,7 +220,8 @@ def _column(a: float | Tensor, X: Tensor) -> Tensor:
     return a if a.dim() == 0 else a.view(-1, *[1] * (X.dim() - 1))
 
 
-def _check(X: Tensor, y: Tensor, eps: float | Tensor, norm: str, box: Box) -> None:
+def check(X: Tensor, y: Tensor, eps: float | Tensor, norm: str, box: Box) -> None:
+    """Raise a ValueError, one line, if an attack cannot start from these."""
     if norm not in ("linf", "l2"):
         raise ValueError(f"norm must be 'linf' or 'l2', not {norm!r}")
     if y.shape != X.shape[:1]:
