@@ -78,6 +78,7 @@ def margin_loss(f: Tensor, y: Tensor) -> Tensor:
     return f.scatter(1, y[:, None], -math.inf).amax(1) - own
 
 
+@torch.enable_grad()  # an attack inside no_grad is an attack all the same
 def look(
     model: Model,
     Z: Tensor,

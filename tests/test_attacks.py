@@ -328,6 +328,13 @@ def test_attacks_leave_model_and_generators_alone():
     assert torch.equal(state, torch.get_rng_state())
 
 
+def test_an_attack_inside_no_grad_is_the_same():
+    model, _, _, X, y = linear()
+    with torch.no_grad():
+        there = pgd(model, X, y, 0.1)
+    assert torch.equal(there.X, pgd(model, X, y, 0.1).X)
+
+
 def test_outputs_that_are_not_finite_diverge():
     _, X, y = trained()
     with pytest.raises(Diverged, match="not finite"):
