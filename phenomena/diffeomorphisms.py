@@ -93,7 +93,9 @@ def displacement(
 
 def rescale(tau: Tensor, delta: float) -> Tensor:
     """Every draw (images, D, ...) scaled to a root mean square displacement over its pixels of exactly `delta`."""
-    own = tau.square().sum(1, keepdim=True).flatten(1).mean(1).sqrt()
+    own = tau.square().sum(1).flatten(1).mean(1).sqrt()
+    if not own.all():
+        raise ValueError("a draw without displacement cannot be rescaled: draw at a temperature above 0")
     return tau * (delta / own).view(-1, *[1] * (tau.dim() - 1))
 
 

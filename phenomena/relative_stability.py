@@ -28,7 +28,8 @@ def matched_noise(X: Tensor, deformed: Tensor, generator: torch.Generator) -> Te
     """x + η with η uniform on the sphere of radius |τx - x|, for each image x of X (n, ...) and its τx.
 
     The paper matches the mean norm; the authors' code matches it per image, as here. Interpolation error in τx is
-    part of the norm.
+    part of the norm. Take a generator of its own: with the seed that drew a network's weights, the noise repeats the
+    weights of the first layer, and G_f comes out several times too large.
     """
     eta = torch.randn(X.shape, generator=generator, dtype=X.dtype, device=generator.device).to(X.device)
     radius = (deformed - X).flatten(1).norm(dim=1) / eta.flatten(1).norm(dim=1)

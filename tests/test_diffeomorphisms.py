@@ -263,6 +263,7 @@ def test_gradients_flow_to_the_image():
         (lambda: deform(images(2, 1, (40,)), -1.0, 3, rng()), "0 or more pixels"),
         (lambda: deform(images(2, 1, (40,)), math.nan, 3, rng()), "0 or more pixels"),
         (lambda: displacement(2, (40,), -1.0, 3, rng()), "temperature must be 0 or more"),
+        (lambda: rescale(draw(2, (40,), T=0), 1.0), "cannot be rescaled"),
         (lambda: warp(images(2, 1, (40,)), draw(3, (40,))), r"\(2, 1, 40\)"),
         (lambda: warp(images(2, 1, (28, 28)), draw(2, (40,))), r"\(2, 2, 28, 28\)"),
         (lambda: warp(images(2, 1, (40,)), draw(2, (40,)).float()), "one floating type"),

@@ -2,12 +2,16 @@ import math
 
 import pytest
 import torch
+from test_reproductions import program, tiny_cifar
 from torch import nn
 
 from phenomena.diffeomorphisms import deform, warp
 from phenomena.errors import Diverged
 from phenomena.relative_stability import matched_noise, relative_stability
+from practicum import ROOT
+from practicum.cards import load_card
 
+CARD = ROOT / "reproductions/petrini2021relative/paper.yml"
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -129,3 +133,75 @@ def test_outputs_that_are_not_finite_are_no_measurement():
     X, deformed = smooth(4)
     with pytest.raises(Diverged):
         relative_stability(lambda x: x / 0, X, deformed, rng())
+
+
+@pytest.fixture
+def petrini():
+    return program("petrini2021relative")
+
+
+def few(petrini):
+    return {
+        "lenet": petrini.CIFAR10["lenet"],
+        "vgg16_bn": petrini.cnn((3, 32, 32), (4, 8), norm=True),
+        "resnet18": petrini.cnn((3, 32, 32), (4, 4, 4), pool=False, norm=True, gap=True),
+    }
+
+
+def test_the_paper_scale_runs_resumes_and_writes_what_the_card_reads(petrini, monkeypatch, tmp_path):
+    monkeypatch.setattr(petrini, "load", tiny_cifar)
+    values = petrini.cifar10(0, epochs=2, networks=few(petrini), folder=tmp_path / "whole")
+    needed = {key for claim in load_card(CARD).claims if claim.scale == "paper" for key in claim.keys}
+    assert needed <= values.keys()
+    assert len(values["relative_cifar10"]) == 3
+
+    whole, calls = petrini.cropped_and_flipped, []
+
+    def stopping(X, generator):
+        calls.append(0)
+        if len(calls) == 2:  # in the second epoch: 160 images are one batch
+            raise KeyboardInterrupt
+        return whole(X, generator)
+
+    monkeypatch.setattr(petrini, "cropped_and_flipped", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        petrini.cifar10(0, epochs=2, networks=few(petrini), folder=tmp_path / "part")
+    monkeypatch.setattr(petrini, "cropped_and_flipped", whole)
+    assert petrini.cifar10(0, epochs=2, networks=few(petrini), folder=tmp_path / "part") == values
+
+
+def test_every_paper_scale_network_maps_images_to_ten_classes(petrini):
+    X = torch.rand(2, 3, 32, 32, generator=rng())
+    layers = {"vgg11": 9, "vgg16": 14, "vgg19_bn": 17, "resnet18": 21, "resnet34": 37, "fc4": 4, "lenet": 3}
+    for name in ("vgg11", "vgg16", "vgg19_bn", "resnet18", "resnet34", "fc4", "lenet"):
+        model = petrini.CIFAR10[name](rng())
+        assert model(X).shape == (2, 10)
+        assert sum(isinstance(m, nn.Conv2d | nn.Linear) for m in model.modules()) == layers[name]
+
+
+def test_crops_are_windows_of_the_padded_image(petrini):
+    X = torch.rand(64, 2, 9, 9, generator=rng())
+    moved = petrini.cropped_and_flipped(X, rng(1))
+    seen = set()
+    for image, new in zip(X, moved, strict=True):
+        padded = nn.functional.pad(image, (4, 4, 4, 4))
+        windows = {
+            (i, j, flip): padded[:, i : i + 9, j : j + 9].flip(2) if flip else padded[:, i : i + 9, j : j + 9]
+            for i in range(9)
+            for j in range(9)
+            for flip in (False, True)
+        }
+        (found,) = [key for key, window in windows.items() if torch.equal(window, new)]
+        seen.add(found)
+    assert len(seen) > 40
+    assert {flip for _, _, flip in seen} == {False, True}
+
+
+def test_a_network_before_training_normalises_by_the_given_images(petrini):
+    X = 3 + 2 * torch.rand(200, 1, 40, generator=rng())
+    model = petrini.set_statistics(petrini.NETWORKS["bn"](rng()), X)
+    assert not model.training
+    after = model[:2](X)  # convolution and normalisation
+    assert torch.allclose(after.mean((0, 2)), torch.zeros(16), atol=1e-4)
+    assert torch.allclose(after.var((0, 2), unbiased=False), torch.ones(16), atol=1e-2)
+    assert model[1].momentum == 0.1
