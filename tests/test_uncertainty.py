@@ -1,3 +1,4 @@
+import importlib.util
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from phenomena.attacks import fgsm
+from phenomena.data import Dataset
 from phenomena.errors import Diverged
 from phenomena.uncertainty import (
     Dropout,
@@ -21,6 +23,8 @@ from phenomena.uncertainty import (
     sampled_logits,
     sampled_probabilities,
 )
+from practicum.cards import load_cards
+from practicum.runs import ROOT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -197,3 +201,27 @@ def test_alpha_loss_in_its_limits():
 def test_outputs_that_are_not_finite_are_no_prediction():
     with pytest.raises(Diverged, match="not finite"):
         sampled_logits(lambda X: X / 0, torch.ones(2, 3))
+
+
+def test_the_paper_scale_of_li_and_gal_resumes_and_writes_what_its_card_reads(monkeypatch, tmp_path):
+    spec = importlib.util.spec_from_file_location("li", ROOT / "reproductions/li2017dropout/reproduce.py")
+    assert spec is not None
+    assert spec.loader is not None
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+
+    def tiny(name, n_train, n_test, seed, download):
+        assert (name, download) == ("mnist", True)
+        X, y = torch.rand(n_train + n_test, 784, generator=generator(seed)), torch.arange(n_train + n_test) % 10
+        return Dataset(name, X[:n_train], y[:n_train], X[n_train:], y[n_train:], (1, 28, 28))
+
+    paper = {"data": ("mnist", 100), "width": 8, "K": 2, "epochs": (1, 1), "test": 20, "attacked": 20, "targeted": 5}
+    monkeypatch.setattr(program, "load", tiny)
+    monkeypatch.setattr(program, "CHECKPOINTS", tmp_path / "kept")
+    monkeypatch.setattr(program, "EPS", [0.3])
+    monkeypatch.setitem(program.SETTINGS, "paper", paper)
+    values = program.measure(0, "paper")
+    card = load_cards(ROOT, ["li2017dropout"])["li2017dropout"]
+    assert {key for claim in card.at("paper") for key in claim.keys} <= values.keys()
+    monkeypatch.setattr(program, "train", None)  # the second run finds every network trained
+    assert program.measure(0, "paper") == values
