@@ -73,9 +73,9 @@ def votes(
 
 
 def lower_bound(k: ArrayLike, n: ArrayLike, alpha: float) -> NDArray:
-    """Clopper-Pearson: the p that k or more successes in n trials have the probability α at, 0 for k = 0; float64.
+    """Clopper-Pearson: the p for which P(Bin(n, p) >= k) = α, the α-quantile of Beta(k, n - k + 1); 0 for k = 0.
 
-    One-sided: whatever the true p, it lies below the bound with probability at most α.
+    float64, shaped as k and n together. One-sided: the true p lies below it with probability at most α, whatever it is.
     """
     k, n = np.broadcast_arrays(np.asarray(k, float), np.asarray(n, float))
     if not 0 < alpha < 1 or (k < 0).any() or (k > n).any() or (n < 1).any():
