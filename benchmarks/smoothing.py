@@ -26,7 +26,7 @@ from phenomena.small_cnn import small_cnn
 from phenomena.smoothing import ABSTAIN, certify
 
 SIGMA, ALPHA, N0, WANTED = 0.25, 0.001, 100, 100_000
-CASES = [(100, 400), (20, 4000)]  # images, n
+CASES = [(40, 1000), (20, 4000)]  # images, n
 Decisions = tuple[list[int], list[float]]
 
 

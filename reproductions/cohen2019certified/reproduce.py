@@ -36,7 +36,7 @@ from phenomena.training import batches, check_weights, cosine, cross_entropy, tr
 # noise_draws, steps: of the attack through the noise; judges: draws that judge an attacked image.
 SETTINGS = {
     "smoke": {
-        "train": 500, "epochs": 4, "images": 10, "draws": {"n100": 30, "n1000": 60, "n10000": 120},
+        "train": 1000, "epochs": 10, "images": 12, "draws": {"n100": 30, "n1000": 60, "n10000": 120},
         "noise_draws": 2, "steps": 3, "judges": 50,
     },
     "laptop": {
