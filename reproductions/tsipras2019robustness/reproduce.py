@@ -248,7 +248,7 @@ def measure(seed: int, scale: str) -> Values:
     judge = KNeighborsClassifier(5).fit(X.flatten(1), y)
     for how, net in nets.items():
         seen = seen_by(net, judge, X_test, y_test, setting["attacked"])
-        drawn = {key for key in seen if how in ("standard", "strong") or not key.startswith("picture")}
+        drawn = [key for key in seen if how in ("standard", "strong") or not key.startswith("picture")]
         values |= {f"{key}_{how}": seen[key] for key in drawn}
     return values | {"picture": X_test[0, 0, 4:24, 4:24].flatten().numpy().round(2)}
 
