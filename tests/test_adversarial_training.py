@@ -1,4 +1,6 @@
+import importlib.util
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +12,10 @@ from torch.nn import functional as F  # noqa: N812
 from phenomena import adversarial_training as module
 from phenomena.adversarial_training import adversarial_training
 from phenomena.attacks import robust_accuracy
-from phenomena.data import load
+from phenomena.data import Dataset, load
 from phenomena.errors import Diverged
 from phenomena.small_cnn import small_cnn
+from practicum.cards import load_card
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -128,3 +131,52 @@ def test_bad_input_is_refused(wrong, message):
         adversarial_training(
             **{"model": model, "X": X, "y": y, "eps": 0.1, "epochs": 1, "generator": seeded(), **wrong}
         )
+
+
+def program():
+    path = Path(__file__).parents[1] / "reproductions" / "madry2018towards" / "reproduce.py"
+    spec = importlib.util.spec_from_file_location("madry2018towards", path)
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def tiny(name, download, seed):
+    """What `load` would download, in small: a class is a shade."""
+    assert download
+    shape = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}[name]
+    y = torch.arange(60) % 10
+    X = 0.2 * torch.rand(60, *shape, generator=seeded(seed)) + 0.08 * y[:, None, None, None]
+    return Dataset(name, X.flatten(1)[:40], y[:40], X.flatten(1)[40:], y[40:], shape)
+
+
+def test_the_papers_scale_runs_on_tiny_data_and_serves_the_card(monkeypatch, tmp_path):
+    madry = program()
+    monkeypatch.setattr(madry, "load", tiny)
+    values = {}
+    for name, recipe in madry.RECIPES.items():
+        small = recipe | {"steps": 2, "batch": 10, "attack_steps": 1}
+        small["attacks"] = {key: (1, 1, size) for key, (_, _, size) in recipe["attacks"].items()}
+        if name == "cifar10":
+            small["network"] = lambda: madry.resnet((4, 4, 8, 8), blocks=1)
+        values |= madry.paper_table(name, 0, small, tmp_path)
+    card = load_card(Path(madry.__file__).with_name("paper.yml"))
+    assert {key for claim in card.at("paper") for key in claim.reads} <= values.keys()
+    assert all(0 <= value <= 100 for value in values.values())
+
+
+def test_the_papers_training_resumes_where_it_stopped(tmp_path):
+    madry, data = program(), tiny("cifar10", True, 0)
+    recipe = madry.RECIPES["cifar10"] | {
+        "network": lambda: madry.resnet((4, 4, 8, 8), blocks=1), "steps": 4, "batch": 10, "attack_steps": 1,
+    }  # fmt: skip
+
+    def trained(name, stop=None):
+        return madry.paper_network(data, 0.03, 0, recipe, tmp_path / name, "cpu", every=2, stop=stop)
+
+    trained("cut.pt", stop=2)
+    resumed, whole = trained("cut.pt"), trained("whole.pt")
+    for p, q in zip(resumed.state_dict().values(), whole.state_dict().values(), strict=True):
+        assert torch.equal(p, q)
