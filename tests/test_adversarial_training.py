@@ -1,10 +1,10 @@
-import importlib.util
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from program_fixtures import program
 from scipy import optimize
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
@@ -133,16 +133,6 @@ def test_bad_input_is_refused(wrong, message):
         )
 
 
-def program():
-    path = Path(__file__).parents[1] / "reproductions" / "madry2018towards" / "reproduce.py"
-    spec = importlib.util.spec_from_file_location("madry2018towards", path)
-    assert spec is not None
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
 def tiny(name, download, seed):
     """What `load` would download, in small: a class is a shade."""
     assert download
@@ -153,7 +143,7 @@ def tiny(name, download, seed):
 
 
 def test_the_papers_scale_runs_on_tiny_data_and_serves_the_card(monkeypatch, tmp_path):
-    madry = program()
+    madry = program("madry2018towards")
     monkeypatch.setattr(madry, "load", tiny)
     values = {}
     for name, recipe in madry.RECIPES.items():
@@ -168,7 +158,7 @@ def test_the_papers_scale_runs_on_tiny_data_and_serves_the_card(monkeypatch, tmp
 
 
 def test_the_papers_training_resumes_where_it_stopped(tmp_path):
-    madry, data = program(), tiny("cifar10", True, 0)
+    madry, data = program("madry2018towards"), tiny("cifar10", True, 0)
     recipe = madry.RECIPES["cifar10"] | {
         "network": lambda: madry.resnet((4, 4, 8, 8), blocks=1), "steps": 4, "batch": 10, "attack_steps": 1,
     }  # fmt: skip

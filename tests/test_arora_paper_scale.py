@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from test_reproductions import CARDS, program, tiny_cifar
+from program_fixtures import program, tiny_cifar
+from test_reproductions import CARDS
 
 from phenomena.convolutional_ntk import cntk
 

@@ -1,5 +1,4 @@
 import functools
-import importlib.util
 import math
 from pathlib import Path
 
@@ -7,6 +6,7 @@ import foolbox
 import numpy as np
 import pytest
 import torch
+from program_fixtures import program
 from scipy import optimize
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
@@ -368,23 +368,13 @@ def test_bad_input_is_refused_in_one_line(wrong, message):
     assert "\n" not in str(error.value)
 
 
-def athalye():
-    path = Path(__file__).parents[1] / "reproductions" / "athalye2018obfuscated" / "reproduce.py"
-    spec = importlib.util.spec_from_file_location("athalye2018obfuscated", path)
-    assert spec is not None
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
 def test_the_masks_are_what_they_say():
-    program, X = athalye(), torch.linspace(0, 1, 1001, dtype=torch.float64).reshape(1, 1, 7, 143)
+    athalye, X = program("athalye2018obfuscated"), torch.linspace(0, 1, 1001, dtype=torch.float64).reshape(1, 1, 7, 143)
     for mask, slopes, off in (
-        (program.rounded, (0, 0), 0.1251),
-        (program.rippled, (1 - 2 * math.pi, 1 + 2 * math.pi), 0.02),
+        (athalye.rounded, (0, 0), 0.1251),
+        (athalye.rippled, (1 - 2 * math.pi, 1 + 2 * math.pi), 0.02),
     ):
-        for behind, want in ((mask, slopes), (lambda Z, mask=mask: program.through(mask, Z), (1, 1))):
+        for behind, want in ((mask, slopes), (lambda Z, mask=mask: athalye.through(mask, Z), (1, 1))):
             Z = X.clone().requires_grad_()
             (g,) = torch.autograd.grad(behind(Z).sum(), Z)
             assert (g.min().item(), g.max().item()) == pytest.approx(want, abs=1e-3)
@@ -393,22 +383,22 @@ def test_the_masks_are_what_they_say():
 
 
 def test_the_random_transform_shrinks_and_moves():
-    program, X = athalye(), torch.ones(400, 1, 28, 28)
-    mass = program.shaken(X, seeded()).sum((1, 2, 3)) / 784
+    athalye, X = program("athalye2018obfuscated"), torch.ones(400, 1, 28, 28)
+    mass = athalye.shaken(X, seeded()).sum((1, 2, 3)) / 784
     assert 0.9 < mass.max() <= 1.01
     assert 0.3 < mass.min() < 0.4  # 0.6 squared: the smallest, all of it inside
     dots = torch.zeros(2000, 1, 28, 28)
     dots[:, :, 13:15, 13:15] = 1.0
-    moved = program.shaken(dots, seeded())
+    moved = athalye.shaken(dots, seeded())
     rows = (moved.sum((1, 3)) * (torch.arange(28) - 13.5)).sum(1) / moved.sum((1, 2, 3))
     assert rows.abs().max() <= 4.5
     assert abs(rows.mean()) < 4 * rows.std() / 2000**0.5
 
 
 def test_thermometer_encoding_and_its_stand_in():
-    program = athalye()
+    athalye = program("athalye2018obfuscated")
     X = torch.rand(2, 3, 4, 4, generator=seeded())
-    code, smooth = program.thermometer(X), program.smooth_thermometer(X)
+    code, smooth = athalye.thermometer(X), athalye.smooth_thermometer(X)
     assert code.shape == smooth.shape == (2, 48, 4, 4)
     for c in range(3):
         for k in range(16):
@@ -418,15 +408,15 @@ def test_thermometer_encoding_and_its_stand_in():
 
 
 def test_the_papers_scale_runs_on_tiny_data_and_serves_the_card(monkeypatch):
-    program = athalye()
+    athalye = program("athalye2018obfuscated")
 
     def tiny(name, download, seed):
         y = torch.arange(150) % 10
         X = 0.2 * torch.rand(150, 3, 32, 32, generator=seeded(seed)) + 0.08 * y[:, None, None, None]
         return Dataset(name, X.flatten(1)[:130], y[:130], X.flatten(1)[130:], y[130:], (3, 32, 32))
 
-    monkeypatch.setattr(program, "load", tiny)
-    monkeypatch.setattr(program, "pgd", lambda *how, steps, generator: pgd(*how, steps=2, generator=generator))
-    values = program.cifar10(0, epochs=2, width=2)
-    card = load_card(Path(program.__file__).with_name("paper.yml"))
+    monkeypatch.setattr(athalye, "load", tiny)
+    monkeypatch.setattr(athalye, "pgd", lambda *how, steps, generator: pgd(*how, steps=2, generator=generator))
+    values = athalye.cifar10(0, epochs=2, width=2)
+    card = load_card(Path(athalye.__file__).with_name("paper.yml"))
     assert {key for claim in card.at("paper") for key in claim.reads} <= values.keys()

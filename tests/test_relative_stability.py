@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from test_reproductions import program, tiny_cifar
+from program_fixtures import program, tiny_cifar
 from torch import nn
 
 from phenomena.diffeomorphisms import deform, warp

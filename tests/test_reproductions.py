@@ -1,6 +1,5 @@
 """Every committed reproduction: its program at smoke scale, its results, and the README's figure of them."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from program_fixtures import program, tiny_cifar
 
 from phenomena.data import Dataset
 from practicum.results import load_worked
@@ -51,24 +51,6 @@ def test_the_readme_figure_is_drawn_from_the_committed_results():
     assert results is not None
     with Image.open(ROOT / "book/_static/readme.png") as image:
         assert image.info["Description"] == f"results of {results.date}, {results.hash}", "python book/readme_figure.py"
-
-
-def tiny_cifar(name, download, seed):
-    """What `load("cifar10", download=True)` gives, in small: a class is a colour."""
-    assert (name, download) == ("cifar10", True)
-    generator = torch.Generator().manual_seed(seed)
-    y = torch.arange(192) % 10
-    X = 0.3 * torch.rand(192, 3, 32, 32, generator=generator) + 0.07 * y[:, None, None, None]
-    return Dataset("cifar10", X.flatten(1)[:160], y[:160], X.flatten(1)[160:], y[160:], (3, 32, 32))
-
-
-def program(paper):
-    spec = importlib.util.spec_from_file_location(paper, ROOT / "reproductions" / paper / "reproduce.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_the_paper_scale_networks_run_and_write_what_the_cards_read(monkeypatch):

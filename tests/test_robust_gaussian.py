@@ -1,9 +1,9 @@
-import importlib.util
 from itertools import product
 
 import numpy as np
 import pytest
 import torch
+from program_fixtures import program
 from scipy import optimize, stats
 from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
@@ -238,17 +238,8 @@ def test_bad_input_is_refused():
         tsipras_bound(torch.tensor(0.9), 0.4)
 
 
-def tsipras():
-    spec = importlib.util.spec_from_file_location("tsipras", ROOT / "reproductions/tsipras2019robustness/reproduce.py")
-    assert spec is not None
-    assert spec.loader is not None
-    program = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(program)
-    return program
-
-
 def test_the_paper_scale_of_tsipras_writes_what_its_card_reads(monkeypatch):
-    program = tsipras()
+    tsipras = program("tsipras2019robustness")
 
     def tiny(name, n_train, n_test, seed, download):
         assert download
@@ -257,26 +248,26 @@ def test_the_paper_scale_of_tsipras_writes_what_its_card_reads(monkeypatch):
         y = torch.arange(len(X)) % 10
         return Dataset(name, X[:n_train], y[:n_train], X[n_train:], y[n_train:], shape)
 
-    monkeypatch.setattr(program, "load", tiny)
+    monkeypatch.setattr(tsipras, "load", tiny)
     paper = {"images": {name: (20, {20: (2, 1, 10), 40: (1, 1, 20)}) for name in ("mnist", "cifar10")}, "channels": 2}
-    monkeypatch.setitem(program.SETTINGS, "paper", paper)
-    values = program.measure(0, "paper")
+    monkeypatch.setitem(tsipras.SETTINGS, "paper", paper)
+    values = tsipras.measure(0, "paper")
     card = load_cards(ROOT, ["tsipras2019robustness"])["tsipras2019robustness"]
     assert {key for claim in card.at("paper") for key in claim.keys} <= values.keys()
-    assert all(0 <= values[f"{name}_full_{how}"] <= 1 for name in ("mnist", "cifar10") for how in program.TRAINING)
+    assert all(0 <= values[f"{name}_full_{how}"] <= 1 for name in ("mnist", "cifar10") for how in tsipras.TRAINING)
 
 
 def test_the_linear_rule_of_tsipras_is_scikit_learns():
     """At ε = 0; and at ε > 0 no rule nearby has a smaller loss."""
-    program = tsipras()
+    tsipras = program("tsipras2019robustness")
     X, y = sample(400, MU, 1.0, generator())
-    want = LogisticRegression(C=1 / (len(X) * program.DECAY), fit_intercept=False, tol=1e-8).fit(X, y).coef_[0]
-    np.testing.assert_allclose(program.linear_rule(X, y, 0.0), want, atol=1e-3)
+    want = LogisticRegression(C=1 / (len(X) * tsipras.DECAY), fit_intercept=False, tol=1e-8).fit(X, y).coef_[0]
+    np.testing.assert_allclose(tsipras.linear_rule(X, y, 0.0), want, atol=1e-3)
 
     def loss(w):
         margins = worst_margins(w, X, y, 0.2)
-        return torch.nn.functional.softplus(-margins).mean() + program.DECAY / 2 * w.square().sum()
+        return torch.nn.functional.softplus(-margins).mean() + tsipras.DECAY / 2 * w.square().sum()
 
-    w = program.linear_rule(X, y, 0.2)
+    w = tsipras.linear_rule(X, y, 0.2)
     assert (w == 0).any()  # the weak feature is dropped, exactly
     assert all(loss(w) <= loss(w + 0.01 * direction) + 1e-9 for direction in random_rules(200))

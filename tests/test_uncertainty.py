@@ -1,9 +1,9 @@
-import importlib.util
 import math
 
 import numpy as np
 import pytest
 import torch
+from program_fixtures import program
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 from torch import nn
@@ -204,11 +204,7 @@ def test_outputs_that_are_not_finite_are_no_prediction():
 
 
 def test_the_paper_scale_of_li_and_gal_resumes_and_writes_what_its_card_reads(monkeypatch, tmp_path):
-    spec = importlib.util.spec_from_file_location("li", ROOT / "reproductions/li2017dropout/reproduce.py")
-    assert spec is not None
-    assert spec.loader is not None
-    program = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(program)
+    li = program("li2017dropout")
 
     def tiny(name, n_train, n_test, seed, download):
         assert (name, download) == ("mnist", True)
@@ -216,12 +212,12 @@ def test_the_paper_scale_of_li_and_gal_resumes_and_writes_what_its_card_reads(mo
         return Dataset(name, X[:n_train], y[:n_train], X[n_train:], y[n_train:], (1, 28, 28))
 
     paper = {"data": ("mnist", 100), "width": 8, "K": 2, "epochs": (1, 1), "test": 20, "attacked": 20, "targeted": 5}
-    monkeypatch.setattr(program, "load", tiny)
-    monkeypatch.setattr(program, "CHECKPOINTS", tmp_path / "kept")
-    monkeypatch.setattr(program, "EPS", [0.3])
-    monkeypatch.setitem(program.SETTINGS, "paper", paper)
-    values = program.measure(0, "paper")
+    monkeypatch.setattr(li, "load", tiny)
+    monkeypatch.setattr(li, "CHECKPOINTS", tmp_path / "kept")
+    monkeypatch.setattr(li, "EPS", [0.3])
+    monkeypatch.setitem(li.SETTINGS, "paper", paper)
+    values = li.measure(0, "paper")
     card = load_cards(ROOT, ["li2017dropout"])["li2017dropout"]
     assert {key for claim in card.at("paper") for key in claim.keys} <= values.keys()
-    monkeypatch.setattr(program, "train", None)  # the second run finds every network trained
-    assert program.measure(0, "paper") == values
+    monkeypatch.setattr(li, "train", None)  # the second run finds every network trained
+    assert li.measure(0, "paper") == values
