@@ -52,6 +52,7 @@ test: install ## everything that CI checks
 	$(BIN)/python tests/stages.py
 
 bench: install ## speed against what one would use instead, side by side
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --upgrade --target _build/bench -r benchmarks/requirements.txt
 	@for program in benchmarks/*.py; do $(BIN)/python $$program || exit 1; done
 
 lock: install ## write constraints.txt anew from what is installed
