@@ -6,9 +6,10 @@ initial weights w₊ = w₋ = α. One step of SGD on sample i with residual r mu
     w₊ <- w₊ (1 - γ r x_i)    w₋ <- w₋ (1 + γ r x_i)    so that    w₊ w₋ <- w₊ w₋ (1 - γ² r² x_i²),
 
 coordinate by coordinate. Gradient flow keeps w₊ w₋ = α², and so ends in the interpolator of least φ_α. Noise only ever
-lowers it (while γ |r x| < √2): with α_t = √|w₊ w₋| the end is that of gradient flow from the smaller α_∞. For small γ
-the sum of γ² r² x_ij² / 2 over the steps becomes γ ∫ 1/(2n) Σ_i r_i² x_ij² ds. Where the squares of residuals and
-inputs average apart, that is 2γ diag(XᵀX/n) ∫ L ds, the paper's exponent. Everything is float64.
+lowers it (while γ |r x| < √2): with α_t = √|w₊ w₋| the end is that of gradient flow from a smaller α_∞, which is
+α exp(-Σ γ² r² x_j² / 2) to second order in γ: `Descent.decay` is this sum over the samples that were drawn. Its mean
+is γ ∫ 1/(2n) Σ_i r_i² x_ij² ds, and where the squares of residuals and inputs average apart, 2γ diag(XᵀX/n) ∫ L ds,
+the paper's exponent: two steps that its stochastic flow takes for granted. Everything is float64.
 """
 
 from typing import Literal, NamedTuple
@@ -46,7 +47,8 @@ class Descent(NamedTuple):
     """The end of R runs, and what was recorded on the way: k times, the first and the last step among them.
 
     time (k, R) is γ times the step; loss and log_alpha (the mean over coordinates of log α_t) are (k, R);
-    integral (R,) is ∫ L ds; finite (R,) tells which runs did not diverge.
+    integral (R,) is ∫ L ds; decay (R, d) is ½ Σ (γ r x_j)² over the samples drawn (moved labels included), or for the
+    full gradient with the mean of r x_j; finite (R,) tells which runs did not diverge.
     """
 
     network: Network
@@ -54,6 +56,7 @@ class Descent(NamedTuple):
     loss: Tensor
     log_alpha: Tensor
     integral: Tensor
+    decay: Tensor
     finite: Tensor
 
 
@@ -99,8 +102,10 @@ def descend(
     noisy = bool((delta > 0).any())
     Z = torch.cat([X, -X], dim=1).double()  # <β, x> = <w², z> with w = (w₊, w₋), and dL/dw = mean of r z w
     y = y.double()
+    squares = X.double() ** 2
     w = torch.cat(list(network), dim=1)
-    loss, log_alpha, integral = [], [], torch.zeros(R, dtype=torch.float64)
+    decay, integral = torch.zeros(R, d, dtype=torch.float64), torch.zeros(R, dtype=torch.float64)
+    loss, log_alpha = [], []
     k, at = 0, [0]
     while True:
         residual = w**2 @ Z.T - y
@@ -120,21 +125,25 @@ def descend(
                 labels += delta * torch.randn(block, R, generator=generator, dtype=torch.float64)
             for i, label in zip(picked, labels, strict=True):
                 z = Z[i]
-                r = torch.linalg.vecdot(w * w, z) - label
-                w.addcmul_(w * z, (-gamma * r)[:, None])
+                step = gamma * (torch.linalg.vecdot(w * w, z) - label)  # γ r
+                w.addcmul_(w * z, -step[:, None])
+                decay.addcmul_(squares[i], step.square()[:, None], value=0.5)
         else:
             for _ in range(block):
                 residual = w**2 @ Z.T - y
-                step = residual @ Z * (w / n)
+                pull = residual @ Z / n
+                step = pull * w
                 if noise == "isotropic":
                     second = (residual**2 * (w**2 @ Z.T**2)).mean(1)  # E |r z w|²
                     size = ((second - step.square().sum(1)).clamp(min=0) / (2 * d)).sqrt()
                     step += size[:, None] * torch.randn(R, 2 * d, generator=generator, dtype=torch.float64)
                 w = w - gamma[:, None] * step
+                decay += (gamma[:, None] * pull[:, :d]) ** 2 / 2
         k += block
         at.append(k)
     time = torch.tensor(at, dtype=torch.float64)[:, None] * gamma
-    return Descent(Network(w[:, :d], w[:, d:]), time, torch.stack(loss), torch.stack(log_alpha), integral, finite)
+    end = Network(w[:, :d], w[:, d:])
+    return Descent(end, time, torch.stack(loss), torch.stack(log_alpha), integral, decay, finite)
 
 
 def effective_alpha(
@@ -143,7 +152,8 @@ def effective_alpha(
     """α_∞ = α exp(-2γ diag(XᵀX/n) (∫ L ds + ∫ δ²/4 ds)), (R, d), from the loss integrals (R,) (Theorem 1).
 
     `noise_integral` is ∫ δ² ds = δ² times the time γ k for which the labels were moved: such a move of variance δ²
-    adds δ²/4 to the loss that a step sees. The letter δ in the paper may be half of ours: unchecked.
+    adds δ²/4 to the loss that a step sees. The letter δ in the paper may be half of ours: unchecked. With the samples
+    that were drawn, α exp(-`Descent.decay`) is closer.
     """
     seen = gamma * (integral + torch.as_tensor(noise_integral) / 4)
     return alpha * torch.exp(-2 * seen[:, None] * (X.double() ** 2).mean(0))

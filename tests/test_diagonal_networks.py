@@ -54,16 +54,18 @@ def test_many_runs_at_once_are_single_loops_of_autograd_steps():
         draws.append((picked, torch.randn(block, 3, generator=generator, dtype=torch.float64)))
     picked, moved = (torch.cat(part) for part in zip(*draws, strict=True))
     for m in range(3):
-        w, product, losses = (alpha, alpha), alpha**2, []
+        w, product, decay, losses = (alpha, alpha), alpha**2, 0.0, []
         for k in range(23):
             if k % 10 == 0:
                 losses.append(float(((X @ (w[0] ** 2 - w[1] ** 2) - y) ** 2).mean() / 4))
             x, label = X[picked[k, m]], y[picked[k, m]] + delta[m] * moved[k, m]
-            product = product * (1 - gamma[m] ** 2 * (x @ (w[0] ** 2 - w[1] ** 2) - label) ** 2 * x**2)
+            u = gamma[m] * (x @ (w[0] ** 2 - w[1] ** 2) - label) * x
+            product, decay = product * (1 - u**2), decay + u**2 / 2
             w = autograd_step(x[None], label[None], *w, gamma[m])
         torch.testing.assert_close(run.network.w_plus[m], w[0])
         torch.testing.assert_close(run.network.w_minus[m], w[1])
         torch.testing.assert_close(run.network.alpha[m], product.sqrt())
+        torch.testing.assert_close(run.decay[m], decay)
         np.testing.assert_allclose(run.loss[:3, m], losses)
         np.testing.assert_allclose(run.integral[m], gamma[m] * (10 * losses[0] + 10 * losses[1] + 3 * losses[2]))
     torch.testing.assert_close(run.time[:, 1], 0.05 * torch.tensor([0.0, 10, 20, 23]).double())
@@ -74,9 +76,11 @@ def test_gradient_descent_is_a_loop_of_autograd_steps():
     X, y, _ = problem()
     run = descend(X, y, initialise(0.3, 2, 15), torch.tensor([0.05, 0.1]), 30)
     w = initialise(0.3, 1, 15)
-    w = [w.w_plus[0], w.w_minus[0]]
+    w, decay = [w.w_plus[0], w.w_minus[0]], 0.0
     for _ in range(30):
+        decay = decay + (0.1 * X.T @ (X @ (w[0] ** 2 - w[1] ** 2) - y) / 8) ** 2 / 2
         w = autograd_step(X, y, *w, 0.1)
+    torch.testing.assert_close(run.decay[1], decay, rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(run.network.beta[1], w[0] ** 2 - w[1] ** 2, rtol=1e-6, atol=1e-9)
 
 
