@@ -138,8 +138,8 @@ def top_eigenpairs(
 
     Lanczos in its plainest form: grow an orthonormal basis Q, take the best vectors Q s in it (Rayleigh-Ritz: QᵀAQ s =
     λ s), and grow it by the residual A v - λ v of the worst of them. `start` is what a call a few training steps ago
-    returned, or any (p, m): then a few products suffice; None starts from k random vectors. What follows a warm start
-    sees another eigenvalue overtake only once A v has a part along it: follow one pair more than you need.
+    returned, or any (p, m): fewer products suffice then; None starts from k random vectors. An eigenvalue that
+    overtakes the followed ones is seen late, once A v has a part along its vector: follow one pair more than needed.
     NotConverged after max_products products; Diverged if one is not finite.
     """
     p = operator.shape[0]
@@ -178,12 +178,16 @@ def _random(p: int, k: int, operator: Operator, generator: torch.Generator) -> T
 
 
 def _orthonormal(new: Tensor, Q: Tensor) -> Tensor:
-    """An orthonormal basis of what `new` (p, m) adds to the span of Q, without directions that are rounding errors."""
-    new = new / new.norm(dim=0).clamp(min=torch.finfo(new.dtype).tiny)
-    for _ in range(2):  # once is not enough when little is left (Kahan: twice is)
-        new = new - Q @ (Q.mT @ new)
-    U, size, _ = torch.linalg.svd(new, full_matrices=False)
-    return U[:, size > 100 * torch.finfo(new.dtype).eps]
+    """An orthonormal basis of what `new` (p, m) adds to the span of Q, without columns that are rounding errors."""
+    m = Q.shape[1]
+    for v in (new / new.norm(dim=0).clamp(min=torch.finfo(new.dtype).tiny)).unbind(1):
+        for _ in range(2):  # Gram-Schmidt, once more for what rounding left of Q in a small rest
+            v = v - Q @ (Q.mT @ v)
+        size = v.norm()
+        if size > 100 * torch.finfo(v.dtype).eps:
+            v = v / size
+            Q = torch.cat([Q, (v - Q @ (Q.mT @ v))[:, None]], 1)
+    return Q[:, m:]
 
 
 def _operator(
@@ -232,7 +236,7 @@ def _rows(product: Product, v: Tensor, together: bool) -> Tensor:
     """The product with v (p,), or with each row of v (k, p)."""
     if v.dim() == 1:
         return product(v)
-    parts = v.split(32) if together else v
+    parts = v.split(32) if together and len(v) > 1 else v
     return torch.cat([product(part).reshape(-1, v.shape[1]) for part in parts]) if len(v) else v
 
 
@@ -262,7 +266,7 @@ def _mean(loss: Loss, f: Tensor, y: Tensor) -> Tensor:
     if value.dim():
         raise ValueError(f"the loss must be one number, a mean over the samples, not of shape {tuple(value.shape)}")
     if not value.isfinite():
-        raise Diverged(f"the loss is {float(value):g}: it has no curvature here")
+        raise Diverged(f"the loss is {value.item():g}: it has no curvature here")
     return value
 
 
