@@ -3,7 +3,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from program_fixtures import program
 from scipy.linalg import solve_continuous_lyapunov, solve_discrete_lyapunov
+from sklearn.linear_model import LogisticRegression
 
 from phenomena.errors import Diverged
 from phenomena.gradient_noise import noise_factor
@@ -251,3 +253,52 @@ def test_bad_input_is_refused():
         stability_limit(torch.cat([X, X], 1), 2)
     with pytest.raises(ValueError):  # noqa: PT011 (the message is noise_factor's)
         minibatch_gradient(X, y, 6, generator(), replacement=False)
+
+
+@pytest.fixture(scope="module")
+def mandt():
+    return program("mandt2017stochastic")
+
+
+def test_mandts_logistic_regression_is_scikit_learns(mandt):
+    X, y = mandt.cancer(300, generator())
+    fit = LogisticRegression(fit_intercept=False, C=1.0, tol=1e-12, max_iter=1000).fit(X.numpy(), y.numpy())
+    np.testing.assert_allclose(mandt.logistic(X, y).minimum, fit.coef_[0], rtol=1e-4)
+
+
+def test_mandts_logistic_gradients_are_autograds(mandt):
+    X, y = samples(6, 2)
+    y = y.sign()
+
+    def loss(theta, i=slice(None)):
+        return torch.nn.functional.softplus(-y[i] * (X[i] @ theta)).mean() + theta @ theta / 12
+
+    minimum, H, C = mandt.logistic(X, y)
+    close(torch.autograd.functional.jacobian(loss, minimum), torch.zeros(2))
+    close(H, torch.autograd.functional.hessian(loss, minimum))
+    theta = torch.tensor([0.3, -2.0], dtype=torch.float64)
+    each = torch.stack([torch.autograd.functional.jacobian(lambda t, i=i: loss(t, [i]), theta) for i in range(6)])
+    drawn = mandt.logistic_gradient(X, y, 1, generator())(theta.repeat(200, 1))
+    assert (drawn[:, None] - each).abs().sum(2).min(1).values.max() < 1e-12
+    there = torch.stack([torch.autograd.functional.jacobian(lambda t, i=i: loss(t, [i]), minimum) for i in range(6)])
+    close(C, np.cov(there.numpy().T, bias=True))
+
+
+def test_mandts_divergence_is_smallest_at_the_rate_of_theorem_1_and_vanishes_with_the_preconditioner(mandt):
+    H, C = quadratic()
+    n, B = 50, 4
+    optimum = mandt.optimal_rate(C, B, n)
+    at = [mandt.kl(continuous_covariance(H, C / B, f * optimum), H, n) for f in (0.98, 1.0, 1.02)]
+    assert at[1] == min(at)
+    M = n * H @ continuous_covariance(H, C / B, optimum)
+    assert at[1] == pytest.approx(float(torch.trace(M) - 3 - torch.logdet(M)) / 2)
+    # P = 2B/(ηn) C⁻¹ in P H Σ + Σ H P = (η/B) P C P
+    posterior = torch.linalg.inv(H) / n
+    P = 2 * B / n * torch.linalg.inv(C)
+    close(P @ H @ posterior + posterior @ H @ P, P @ C @ P / B)
+    assert mandt.kl(posterior, H, n) == pytest.approx(0, abs=1e-9)
+
+
+def test_mandts_best_rate_is_the_bottom_of_the_parabola(mandt):
+    factors = [0.5, 0.7, 1.0, 1.4, 2.0]
+    assert mandt.best(factors, [3 + np.log(f / 1.1) ** 2 for f in factors]) == pytest.approx(1.1)
