@@ -36,6 +36,7 @@ class Setting(NamedTuple):
     diabetes: int  # samples of 442
     cancer: int  # samples of 569
     chains: int
+    records: int  # of each chain
     relaxations: int  # of the flattest direction, before the records and again while they are taken
     shares: tuple[float, ...]  # η, by the stability limit of the batch size
     additive: tuple[float, ...]  # η λ₁
@@ -48,9 +49,9 @@ ADDITIVE = (0.05, 0.1, 0.2, 0.5, 1.0, 1.5, 1.8)
 AROUND = tuple(2 ** (k / 2) for k in range(-3, 4))
 LOGISTIC = (0.05, 0.1, 0.2, 0.4, 0.8, 1.2, 1.6)
 SETTINGS = {
-    "smoke": Setting(350, 450, 40, 1, (0.1, 0.6, 0.9), (0.05, 1.0), (1.0, 2.0, 4.0), (0.2, 1.6)),
-    "laptop": Setting(350, 450, 2000, 2, SHARES, ADDITIVE, AROUND, LOGISTIC),
-    "paper": Setting(442, 569, 20_000, 3, SHARES, ADDITIVE, AROUND, LOGISTIC),
+    "smoke": Setting(350, 450, 40, 4, 1, (0.1, 0.6, 0.9), (0.05, 1.0), (1.0, 2.0, 4.0), (0.2, 1.6)),
+    "laptop": Setting(350, 450, 2000, 20, 2, SHARES, ADDITIVE, AROUND, LOGISTIC),
+    "paper": Setting(442, 569, 20_000, 20, 3, SHARES, ADDITIVE, AROUND, LOGISTIC),
 }
 BATCHES = (1, 8)  # of the curves against the rate
 B = 4  # of the approximation to a posterior, and of logistic regression
@@ -116,12 +117,12 @@ def logistic_gradient(X: Tensor, y: Tensor, B: int, generator: torch.Generator) 
 
 
 def deviations(gradient: Gradient, problem: LeastSquares, eta: float, setting: Setting, mu: float = 0.0) -> Tensor:
-    """θ - θ* (N, p) of stationary chains, 20 records of each, after the setting's relaxation times from the minimum."""
+    """θ - θ* (N, p) of stationary chains, recorded after the setting's relaxation times from the minimum."""
     slowest = eta / (1 - mu) * float(torch.linalg.eigvalsh(problem.H)[0])
-    every = max(math.ceil(setting.relaxations / slowest / 20), 5)
+    every = max(math.ceil(setting.relaxations / slowest / setting.records), 5)
     start = problem.minimum.repeat(setting.chains, 1)
-    records = run_chains(gradient, start, eta, 40 * every, every=every, mu=mu)
-    return (records[20:] - problem.minimum).flatten(0, 1)
+    records = run_chains(gradient, start, eta, 2 * setting.records * every, every=every, mu=mu)
+    return (records[setting.records :] - problem.minimum).flatten(0, 1)
 
 
 def second_moment(delta: Tensor) -> Tensor:
