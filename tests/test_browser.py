@@ -110,7 +110,7 @@ def test_every_page_is_sound(chromium: Any, site: str, html: Path, viewport: dic
     assert not found, json.dumps(found, indent=1)
 
 
-@pytest.mark.parametrize("chapter", [CHAPTER, "book/generalization.html", "book/ntk.html", "book/robustness.html"])
+@pytest.mark.parametrize("chapter", [CHAPTER, "book/generalization.html", "book/ntk.html", "book/robustness.html", "book/sgd_noise.html"])
 def test_a_slider_redraws_the_figure(chromium: Any, site: str, chapter: str) -> None:
     with opened(chromium, site, DESKTOP) as (page, faults):
         visit(page, site + chapter)
