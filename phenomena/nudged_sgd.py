@@ -168,15 +168,15 @@ def step_probe(
     return after / before - 1
 
 
-def quadratic_probe(slope: float, variance: float, curvature: float, eta: float, multiples: Sequence[float]) -> Tensor:
-    """Expected change of a quadratic loss by a times SGD's step along v, for each a of multiples: (len(multiples),).
+def quadratic_probe(slope: float, along: Tensor, curvature: float, eta: float, multiples: Sequence[float]) -> Tensor:
+    """Change of a quadratic loss by a times SGD's step along v, a mean over batches, for each a: (len(multiples),).
 
-    With s = <∇L, v>, λ = vᵀHv and <g, v> of mean s and variance σ²,
+    With s = <∇L, v> (slope), λ = vᵀHv (curvature) and c = <g, v> of each batch (along, (M,)),
 
-        E L(θ - a η <g, v> v) - L(θ) = -a η s² + (a η)² λ (s² + σ²)/2,
+        mean of L(θ - a η <g, v> v) - L(θ) = -a η s mean(c) + (a η)² λ mean(c²)/2,
 
-    above 0 once a η λ > 2 s²/(s² + σ²). So the full batch's step is too long only beyond the edge of stability,
-    η λ > 2, a noisy one earlier (ours).
+    in expectation -a η s² + (a η)² λ (s² + σ²)/2 with the variance σ² of c: above 0 once a η λ > 2 s²/(s² + σ²). So the
+    full batch's step is too long only beyond the edge of stability, η λ > 2, a noisy one earlier (ours).
     """
-    length = eta * torch.tensor(multiples, dtype=torch.float64)
-    return -length * slope**2 + length**2 * curvature * (slope**2 + variance) / 2
+    length, c = eta * torch.tensor(multiples, dtype=torch.float64), along.double()
+    return -length * slope * c.mean().item() + length**2 * curvature * c.square().mean().item() / 2

@@ -217,18 +217,19 @@ def test_batch_gradients_by_hand():
 def test_probe_on_a_quadratic_is_its_closed_form(k):
     model, X, y, values, V = quadratic()
     v = V[:, k]
-    # every batch of one sample, so that the mean gradient is the gradient itself
+    # all batches of one sample, whose mean gradient is the gradient itself
     gradients = ((model(X) - y) * X).detach()
     along = gradients @ v
     multiples = [0.0, 0.25, 1.0, 3.0]
     found = step_probe(model, X, y, squared_loss, v, gradients, 0.2, multiples)
-    change = quadratic_probe(float(along.mean()), float(along.var(correction=0)), float(values[k]), 0.2, multiples)
+    change = quadratic_probe(along.mean().item(), along, float(values[k]), 0.2, multiples)
     torch.testing.assert_close(found, change / squared_loss(model(X), y).item(), rtol=1e-9, atol=1e-12)
 
 
 def test_noise_makes_a_step_too_long_before_the_edge_of_stability():
-    edge = quadratic_probe(1.5, 0.0, 4.0, 0.5, [0.9, 1.0, 1.1]).tolist()  # η λ = 2: at the edge
-    noisy = quadratic_probe(1.5, 1.5**2, 4.0, 0.25, [0.9, 1.0, 1.1]).tolist()  # half the step, as much noise as slope
+    edge = quadratic_probe(1.5, torch.tensor([1.5]), 4.0, 0.5, [0.9, 1.0, 1.1]).tolist()  # η λ = 2: at the edge
+    # half the step, and batches whose slopes have as large a standard deviation, 1.5, as a mean
+    noisy = quadratic_probe(1.5, torch.tensor([0.0, 3.0]), 4.0, 0.25, [0.9, 1.0, 1.1]).tolist()
     for below, at, above in (edge, noisy):
         assert below < -0.01
         assert at == pytest.approx(0, abs=1e-12)
