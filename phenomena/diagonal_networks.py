@@ -87,8 +87,9 @@ def descend(
     noise "none" is gradient descent; "sample" is SGD, one sample a step, its label moved by fresh N(0, δ²);
     "isotropic" adds to the full gradient a Gaussian of the same expected squared length as SGD's noise at that point,
     but of no direction (label noise does not enter it). The loss is taken every `every` steps, and its integral is
-    the Riemann sum over these. All runs end once every loss is below `tol`. A run that is not finite raises Diverged,
-    or with keep_diverged counts as not finite and does not hold up the others.
+    the Riemann sum over these, too large by half the first loss times the first interval: take every=1 while the loss
+    falls. All runs end once every loss is below `tol`. A run that is not finite raises Diverged, or with keep_diverged
+    counts as not finite and does not hold up the others.
     """
     n, d = X.shape
     R = len(network.w_plus)
