@@ -225,8 +225,8 @@ def around_the_edge(at: Problem, mse: dict[float, Run], steps: int, every: int, 
     at_edge = run.losses[min(crossed * every, steps - 1) :][:window].mean()
     values["long_term"] = float(run.losses[-window:].mean() / at_edge)
 
-    # the quadratic expansion, where the sharpness has just passed 2/η
-    c = crossing(mse[WIDE], WIDE)
+    # the quadratic expansion where the sharpness is largest, beyond 2/η
+    c = int(mse[WIDE].sharpness.argmax())
     after = mse[WIDE].losses[min(c * every, steps - 1) :][: 2 * window + 1]
     model = on_quadratic(at, squared_loss, mse[WIDE].parameters[c], WIDE, len(after) - 1)
     values |= {
