@@ -28,12 +28,13 @@
 #
 # Seven exercises, about 90 minutes. Dots give the difficulty: ● a line or two once you see it, ●● several lines. Each
 # exercise has a contract (its signature and docstring), folded hints, and a check to run at once; the last cell shows
-# what is done and what is open. The parts 1, 2 and 5 need no code of the ones before. The chapter *SGD noise* of the
+# what is done and what is open. The parts 1, 2, 4 and 5 need none of your code of the parts before. The chapter *SGD noise* of the
 # book has the theory.
 
 # %%
 # %load_ext phenomena.lab
 from collections.abc import Callable
+from functools import cache
 
 import matplotlib.pyplot as plt
 import torch
@@ -152,6 +153,7 @@ def ellipse(Sigma: Tensor) -> Tensor:
     return 2 * (V * lam.sqrt()) @ torch.stack([angle.cos(), angle.sin()])
 
 
+# %%
 def cloud(eta: float, noise: str) -> None:
     """Five hundred walkers in the valley, your ellipse and that of continuous time."""
     C = VALLEY if noise == "C = H" else torch.eye(2, dtype=torch.float64)
@@ -295,22 +297,27 @@ def drawn(B: int, replacement: bool) -> float:
 
 
 # %%
+measured = {how: [drawn(B, how) for B in SIZES] for how in (True, False)}
+exact = {how: [float(batch_covariance(seen, B, how).trace()) for B in SIZES] for how in (True, False)}
+
 fig, ax = plt.subplots()
-for replacement, colour in ((True, "green"), (False, "blue")):
-    measured = [drawn(B, replacement) for B in SIZES]
-    exact = [float(batch_covariance(seen, B, replacement).trace()) for B in SIZES]
-    name = f"with{'' if replacement else 'out'} replacement"
-    ax.plot(SIZES, measured, "o", color=COLOURS[colour], label=name)
-    theory(ax, SIZES, exact, "your covariance" if replacement else "")
-    print(f"{name}: measured / exact", [f"{m / e:.2f}" for m, e in zip(measured, exact, strict=True)])
-    assert all(abs(m / e - 1) < 0.3 for m, e in zip(measured, exact, strict=True))
+for how, name, colour in ((True, "with", "green"), (False, "without", "blue")):
+    ax.plot(SIZES, measured[how], "o", color=COLOURS[colour], label=f"1000 batches, {name} replacement")
+    theory(ax, SIZES, exact[how], "" if how else "your covariances")
 ax.set(xscale="log", yscale="log", xlabel="batch size B", ylabel="noise, sum of 20 variances")
 ax.legend()
 plt.show()
 
+# %% tags=["nbval-ignore-output"]
+for how, name in ((True, "with"), (False, "without")):
+    ratios = [m / e for m, e in zip(measured[how], exact[how], strict=True)]
+    print(f"{name} replacement, measured / exact:", [f"{ratio:.2f}" for ratio in ratios])
+    assert all(abs(ratio - 1) < 0.3 for ratio in ratios)
+
 # %% [markdown]
-# With replacement the noise falls as $1/B$, for ever. Without, it falls faster from about a tenth of the samples on, and
-# is gone at $B = n$. In small batches the two are the same.
+# With replacement the noise falls as $1/B$, for ever: ten times from 25 to 250. Without, it falls faster from about a
+# tenth of the samples on, nineteen times from 25 to 250, and is gone at $B = n$. In small batches the two are nearly the
+# same.
 #
 # How *much* noise there is, is a matter of $B$ alone. Its *shape* is that of $C$, whatever the batch.
 
@@ -427,6 +434,7 @@ def gradient(theta: Tensor, i: Tensor | slice) -> Tensor:
     return torch.func.grad(loss)(theta, X[i], Y[i])
 
 
+@cache  # a run at the same settings is always the same
 def descend(eta: float, B: int = 500, steps: int = 1000) -> tuple[Tensor, list[float]]:
     """Where descent from `start` ends, in batches of B (500: without noise), and λ₁ at every 50th step."""
     generator = torch.Generator().manual_seed(0)
@@ -461,7 +469,7 @@ def watch(eta: float, B: int) -> None:
 watch(eta=0.2, B=500)
 
 # %% [markdown]
-# It climbs until it meets $2/\eta$, and stays there: the *edge of stability* (Cohen et al.). The step was not chosen for
+# It climbs until it meets $2/\eta$, and stays near it, a little above: the *edge of stability* (Cohen et al.). The step was not chosen for
 # the curvature, it *makes* the curvature. Beyond $2/\eta$ the descent swings from side to side along the steepest
 # direction, and on a parabola it would blow up; in a network the swing itself leads to where it is less steep.
 #
@@ -490,7 +498,7 @@ plt.show()
 late = {B: sum(found[-8:]) / 8 for B, (_, found) in runs.items()}
 print("η λ₁ in the last 400 steps:", {B: round(0.2 * lam, 2) for B, lam in late.items()})
 assert abs(0.2 * late[500] / 2 - 1) < 0.15, "without noise it sits at the edge"
-assert late[10] < 0.85 * late[500], "with noise it stays below"
+assert late[10] < 0.85 * late[50] < 0.85 * 0.95 * late[500], "the smaller the batch, the flatter"
 
 # %% [markdown]
 # The smaller the batch, the flatter the place. SGD at $B = 10$ never comes near the edge: its noise keeps it away from
@@ -510,31 +518,32 @@ def steepest(theta: Tensor, k: int, before: Eigenpairs | None = None) -> Eigenpa
     return top_eigenpairs(H, k, torch.Generator().manual_seed(0), start=before, tol=1e-2)
 
 
+# %%
 theta, found = runs[50]
 values, vectors = steepest(theta, 10)
 G = sample_gradients(loss, theta, X, Y)
 along = batch_covariance(G @ vectors, 1, True).diagonal()
 elsewhere = batch_covariance(G @ directions, 1, True).diagonal()
-
-# %%
 bends = [float(hessian_product(lambda q: loss(q, X, Y), theta, u) @ u) for u in directions.T]
 
+# %%
 fig, ax = plt.subplots()
 ax.plot(values, along, "o", color=COLOURS["blue"], label="ten steepest directions")
 ax.plot(bends, elsewhere, "s", color=COLOURS["green"], label="twenty random ones")
-ax.set(xscale="symlog", yscale="log", xlabel="curvature along it", ylabel="noise along it, one sample")
+ax.set(yscale="log", xlabel="curvature along it", ylabel="noise along it, one sample")
 ax.legend()
 plt.show()
 
 # %% tags=["nbval-ignore-output"]
 print(f"noise along the steepest / along a random direction: {float(along.mean() / elsewhere.mean()):.0f}")
 print(f"λ₁ by the package {float(values[0]):.3f}, by you {found[-1]:.3f}")
-assert along.mean() > 50 * elsewhere.mean()
+assert along.median() > 50 * elsewhere.median()
+assert max(bends) < 0.1 * float(values[-1])
 assert abs(found[-1] / float(values[0]) - 1) < 0.1
 
 # %% [markdown]
-# The noise lies where it is steep. That was the second cloud, the one with $C = H$: a large step stretches it *across*
-# the valley.
+# The noise lies where it is steep, by a factor that no isotropic noise has, though not every steep direction is as noisy
+# as the others. That is the second cloud, the one with $C = H$: a large step stretches it *across* the valley.
 
 # %% [markdown]
 # ## 4. The nudged step
@@ -696,7 +705,7 @@ assert max(misfit.values()) < 0.02, "all three solve the equations"
 assert error["label noise"] < 0.3 * error["SGD"] < 0.3 * 0.95 * error["GD"]
 
 # %% [markdown]
-# All three solve the same equations, and the one that was told lies finds the truth. Your own line of code says why. A
+# All three solve the same equations, to within 2 %, and the one that was told lies finds the truth. Your own line of code says why. A
 # step of SGD on sample $x$ multiplies $w_+$ by $1 - \eta r x$ and $w_-$ by $1 + \eta r x$, so
 #
 # $$w_+ w_- \;\leftarrow\; w_+ w_-\,(1 - \eta^2 r^2 x^2) \qquad \text{in each entry.}$$
@@ -710,7 +719,7 @@ fig, ax = plt.subplots()
 for (name, (_, _, scales)), colour in zip(solved.items(), ("green", "blue", "orange"), strict=True):
     ax.plot(range(0, 6001, 50), scales.log().mean(dim=1).exp(), color=COLOURS[colour], label=name)
 ax.axvline(4000, color="#777777", linewidth=1)
-ax.set(xlabel="step", ylabel="effective scale √(w₊ w₋)", yscale="log", ylim=(1e-3, 0.2))
+ax.set(xlabel="step", ylabel="effective scale √(w₊ w₋)", yscale="log")
 ax.legend()
 plt.show()
 
@@ -772,6 +781,17 @@ live(
     eta=FloatSlider(value=0.1, min=0.01, max=0.15, step=0.01, description="step size η"),
     delta=FloatSlider(value=0.0, min=0, max=4, step=0.5, description="label noise δ"),
 )
+
+# %% tags=["nbval-ignore-output"]
+for eta in (0.01, 0.15):
+    plus, minus, scales = solve(1, 0.0, eta)
+    print(f"no label noise, η = {eta}: off by {float((plus**2 - minus**2 - truth).norm() / truth.norm()):.0%}")
+assert float((plus**2 - minus**2 - truth).norm() / truth.norm()) < 0.5 * error["SGD"], "a large step alone finds much"
+
+# %% [markdown]
+# A larger step does by itself what label noise does: the noise of a step is $\eta r x$, whatever made $r$ large. Just
+# below the step at which SGD diverges, the solution is much sparser than with a small one. With label noise the same
+# holds, sooner; and with too much of it SGD diverges as well.
 
 # %% [markdown]
 # ## What you have seen

@@ -70,6 +70,8 @@ def hessian_product(answer: Callable[..., Tensor]) -> None:
             raise Wrong("one number: H v is a vector, the gradient of the number <g, v>.")
         if got.shape == H.shape:
             raise Wrong("a matrix: the contract asks for one product, which needs no p numbers squared.")
+        if theta.dtype == torch.float32 and not np.allclose(got, H @ x, rtol=0.01, atol=0.01 * np.abs(H @ x).max()):
+            raise Wrong("right in float64, but not in float32: a difference of two gradients loses too many digits.")
         ahead = [(gradient(t + h * v.double()).numpy() - g) / h for h in (0.1, 1e-2, 1e-3, 1e-4, 1e-5)]
         mistakes: Mistakes = [
             (g, "that is the gradient: differentiate once more, along v."),
@@ -77,6 +79,8 @@ def hessian_product(answer: Callable[..., Tensor]) -> None:
             (H.sum(1), "H times a vector of ones: where is v?"),
             (np.diag(H) * x, "only the diagonal of H: each parameter bends the slope of the others."),
             (H @ x / np.linalg.norm(x), "v was made a unit vector: a product is linear in v."),
+            (H @ x + g, "the gradient is in it too: `.grad` adds up what two calls of `backward` find."),
+            (g * (g @ x), "that is g times <g, v>: an outer product of gradients is no second derivative."),
             (H @ H @ x, "H was applied twice."),
             (hessian(0 * t.numpy()) @ x, "that is the Hessian at 0: it is to be the one at θ."),
             (g * x, "that is g times v, entry by entry: no second derivative is in it."),
@@ -87,7 +91,7 @@ def hessian_product(answer: Callable[..., Tensor]) -> None:
 
 # 5: the top eigenvalue
 
-STEPS = 400
+STEPS = 600  # 5^600 is more than a float64 can hold
 
 
 def _spectra() -> Iterator[tuple[str, list[float], torch.dtype]]:
@@ -108,7 +112,7 @@ def top_eigenvalue(answer: Callable[..., tuple[float, Tensor]]) -> None:
         A = (Q * torch.tensor(values, dtype=torch.float64) @ Q.mT).to(dtype)
         start = 7 * torch.randn(p, generator=rng, dtype=torch.float64).to(dtype)
         lam, v = pair(answer(partial(torch.mv, A), start, STEPS), "the eigenvalue and its vector")
-        if isinstance(lam, Tensor) and lam.dim() == 1:
+        if isinstance(lam, Tensor) and lam.shape == start.shape:
             raise Wrong("the two are swapped: the eigenvalue comes first.")
         v = of_kind(v, start)
         if v.shape == start.shape and not v.isfinite().all():
@@ -117,12 +121,17 @@ def top_eigenvalue(answer: Callable[..., tuple[float, Tensor]]) -> None:
                 "begin at `start`?"
             )
         largest, lowest = values[0], values[-1]
-        loudest = max(values, key=abs)
+        loudest, second = sorted(values, key=abs, reverse=True)[:2]
         mistakes: Mistakes = [
-            (loudest, "that is the largest in magnitude, and it is negative: shift it away, and look again."),
+            (
+                loudest,
+                "that is the largest in magnitude, and it is negative: look again, on A - μI.",
+            ),
             (abs(loudest), "that is |λ|, the length of A v: the sign is lost."),
             (largest - lowest, "that is an eigenvalue of the shifted matrix: undo the shift."),
             (lowest, "that is the smallest eigenvalue: the other end is asked for."),
+            (-largest, "the sign is turned round."),
+            (second, "that is the second largest in magnitude: to take one away orders nothing, a shift orders all."),
             (largest**2, "that is λ²: is A applied twice?"),
             (largest - 2 * lowest, "the shift was undone in the wrong direction."),
         ]

@@ -55,6 +55,10 @@ OTHER_STEPS = {
     "sum": "a sum over the batch: the loss is a mean.",
     "linear": "the prediction has β = w₊ - w₋ in it: the weights are squared.",
     "joint": "the prediction has (w₊ - w₋)² in it: each weight is squared by itself.",
+    "plus": "the prediction has w₊² + w₋² in it: β is a difference.",
+    "still": "w₋ does not move: it has a gradient too.",
+    "entries": "divided by the number of entries: the mean goes over the samples.",
+    "flow": "an exponential: that is a flow in continuous time, and a step of descent is linear in η.",
     "first": "only the first sample of the batch is used.",
     "unit": "η is missing.",
 }
@@ -88,6 +92,10 @@ def _ends(plus: Tensor, minus: Tensor, X: Tensor, y: Tensor, eta: float) -> dict
         "sum": (p - len(x) * eta * a, m - len(x) * eta * b),
         "linear": pulled(p - m),
         "joint": pulled((p - m) ** 2),
+        "plus": pulled(p**2 + m**2),
+        "still": (end[0], m),
+        "entries": (p - len(x) / len(p) * eta * a, m - len(x) / len(p) * eta * b),
+        "flow": (p * np.exp(-eta * pull), m * np.exp(eta * pull)),
         "first": (p - eta * first[0], m - eta * first[1]),
         "unit": (p - a, m - b),
     }

@@ -45,6 +45,8 @@ def sample_gradients(answer: Callable[..., Tensor]) -> None:
             raise Wrong("that is one gradient for all samples: the contract says one for each, a row a sample.")
         if got.shape == by_inputs.shape:
             raise Wrong("these have the shape of X: the gradients are by theta, not by the inputs.")
+        if got.shape == y.shape:
+            raise Wrong("one number for each sample, as the losses are: a gradient has p.")
         n = len(X)
         mistakes: Mistakes = [
             (want.mean(0) + 0 * want, "every row is the mean gradient: each sample has one of its own."),
@@ -106,7 +108,8 @@ def batch_covariance(answer: Callable[..., Tensor]) -> None:
             (one, "that is one sample's: the mean of B is less noisy."),
             (B**2 * want, "that is the noise of the sum over a batch: its gradient is the mean."),
             (want / B, "divided by B once too often: variances of independent draws add up."),
-            (_enumerated(g, B, not replacement), "with and without replacement: it is the other way round."),
+            (factor * (g - g.mean()).T @ (g - g.mean()) / n, "one mean for all parameters: each has its own."),
+            (_enumerated(g, B, not replacement), f"that is the noise of a draw with{'out' * replacement} replacement."),
             (want * n / (n - 1), "1/(n - 1): the n samples are not a sample, they are all there is."),
             (
                 one / B * (1 - B / n),

@@ -46,6 +46,11 @@ def nudged_step(answer: Callable[..., Tensor]) -> None:
                 -eta * (x - (1 - gamma) * e.sum(1)),
                 "the directions are subtracted, not the gradient's parts along them.",
             ),
+            *(
+                (-eta * x + s * (1 - gamma) * along, "η is missing in the second part: it multiplies both.")
+                for s in (1, -1)
+            ),
+            (-eta * (1 - gamma) * along, "that is what is taken away: subtract it from the gradient first."),
             (-eta * (x + gamma * along), "γ times the part is added to it: γ = 1 is SGD."),
             (-eta * (x + (1 - gamma) * along), "the sign of 1 - γ: a small γ makes the step along them shorter."),
         ]
