@@ -429,6 +429,11 @@ check.top_eigenvalue(top_eigenvalue)
 
 
 # %%
+def full_loss(theta: Tensor) -> Tensor:
+    """The loss of all 500 samples."""
+    return loss(theta, X, Y)
+
+
 def gradient(theta: Tensor, i: Tensor | slice) -> Tensor:
     """The gradient of the loss of the samples i."""
     return torch.func.grad(loss)(theta, X[i], Y[i])
@@ -441,7 +446,7 @@ def descend(eta: float, B: int = 500, steps: int = 1000) -> tuple[Tensor, list[f
     theta, v, found = start, torch.randn(len(start), generator=generator), []
     for step in range(steps + 1):
         if step % 50 == 0:
-            lam, v = top_eigenvalue(lambda u, at=theta: hessian_product(lambda q: loss(q, X, Y), at, u), v, 10)
+            lam, v = top_eigenvalue(lambda u, at=theta: hessian_product(full_loss, at, u), v, 10)
             found.append(lam)
         i = slice(None) if B == 500 else torch.randint(500, (B,), generator=generator)
         theta = theta - eta * gradient(theta, i)
@@ -528,7 +533,7 @@ values, vectors = steepest(theta, 10)
 G = sample_gradients(loss, theta, X, Y)
 along = batch_covariance(G @ vectors, 1, True).diagonal()
 elsewhere = batch_covariance(G @ directions, 1, True).diagonal()
-bends = [float(hessian_product(lambda q: loss(q, X, Y), theta, u) @ u) for u in directions.T]
+bends = [float(hessian_product(full_loss, theta, u) @ u) for u in directions.T]
 
 # %%
 fig, ax = plt.subplots()
