@@ -269,10 +269,9 @@ class Recorder:
     """What is recorded of each dynamics; it starts the eigensolver from the last eigenvector."""
 
     def __init__(self, task: Task, seed: int):
-        self.task, self.seed, self.last = task, seed, None
+        self.task, self.seed = task, seed
+        self.last: Eigenpairs | None = None
         self.columns: dict[str, list[float]] = {}
-
-    last: Eigenpairs | None
 
     def __call__(self) -> None:
         """Record the task at its present parameters."""
