@@ -20,8 +20,9 @@ def tiny_fashion(name, n_train, seed, download):
 def test_the_paper_scale_measures_what_its_claims_read(monkeypatch):
     module = program("zhu2019anisotropic")
     monkeypatch.setattr(module, "load", tiny_fashion)
+    monkeypatch.setattr(module, "TOY_STEPS", 10)
     paper = module.SETTINGS["paper"]
-    short = paper.escape._replace(n=40, gd_steps=5, steps=2, records=1, cooling=1)
+    short = paper.escape._replace(n=20, gd_steps=5, steps=2, records=1, cooling=1)
     monkeypatch.setitem(module.SETTINGS, "paper", paper._replace(escape=short, toy_runs=2))
     values = module.measure(0, "paper")
     for kind in paper.escape.dynamics:
