@@ -110,10 +110,10 @@ def test_every_page_is_sound(chromium: Any, site: str, html: Path, viewport: dic
     assert not found, json.dumps(found, indent=1)
 
 
-@pytest.mark.parametrize("chapter", [CHAPTER, "book/generalization.html", "book/ntk.html", "book/robustness.html", "book/sgd_noise.html"])
+@pytest.mark.parametrize("chapter", ["double_descent", "generalization", "ntk", "robustness", "sgd_noise"])
 def test_a_slider_redraws_the_figure(chromium: Any, site: str, chapter: str) -> None:
     with opened(chromium, site, DESKTOP) as (page, faults):
-        visit(page, site + chapter)
+        visit(page, f"{site}book/{chapter}.html")
         figure = page.locator("figure.explorer", has=page.locator("input[type=range]")).first
         paths = "(svg) => [...svg.querySelectorAll('path')].map((path) => path.getAttribute('d')).join()"
         before = figure.locator("svg").first.evaluate(paths)
