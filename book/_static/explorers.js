@@ -14,14 +14,16 @@
       document.head.append(script);
     });
 
-  // A single view follows its container. Vega-Lite has no such width for views side by side: on a phone they stack.
+  // A single view follows its container. Vega-Lite has no such width for several views: on a phone those side by side
+  // stack, and a stack of plain views takes the phone's width.
   function fit(whole, width) {
     const config = { ...whole.config, legend: { ...whole.config?.legend, ...(width < 640 && { columns: 2 }) } };
     const spec = { ...whole, config };
     const side = spec.hconcat || spec.concat;
-    if (side && width < 640) {
+    const stack = spec.vconcat?.some((view) => view.hconcat || view.facet || view.width) ? null : spec.vconcat;
+    if ((side || stack) && width < 640) {
       const { hconcat, concat, ...rest } = spec;
-      return { ...rest, vconcat: side.map((view) => ({ ...view, width: width - 80 })) };
+      return { ...rest, vconcat: (side || stack).map((view) => ({ ...view, width: width - 80 })) };
     }
     if (side || spec.vconcat || spec.facet || spec.repeat) return spec;
     return { ...spec, width: "container", autosize: { type: "fit-x", contains: "padding" } };
