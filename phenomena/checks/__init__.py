@@ -112,6 +112,13 @@ def _watched(answer: Callable[..., Any]) -> Callable[..., Any]:
             frames = [f for f in traceback.extract_tb(err.__traceback__) if f.name == getattr(answer, "__name__", "")]
             at = f", at `{frames[-1].line}`" if frames and frames[-1].line else ""
             raise Wrong(f"it stopped with {_line(err)}{at}.") from err
+        if any(
+            isinstance(x, Tensor) and x.requires_grad and not y.requires_grad
+            for x, y in zip(given, inputs, strict=True)
+        ):
+            raise Wrong(
+                "it makes one of its inputs require a gradient: take a copy, `x.detach().clone().requires_grad_()`."
+            )
         if not _same(inputs, tuple(given)):
             raise Wrong("it changes one of its inputs in place (`*=`, `.sort()`, ...): make a new one.")
         if got is None:

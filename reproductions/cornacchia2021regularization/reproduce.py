@@ -20,7 +20,7 @@ from phenomena.training import cross_entropy, error_rate, train
 # (the paper's Figure 4: 30, 120, 1/900 and 2e8); single: updates of the single neuron.
 SETTINGS: dict[str, dict[str, Any]] = {
     "smoke": {
-        "data": ("mnist5k", 300, 200), "width": 32, "steps": 60, "p": (0.0, 0.4, 0.8), "batches": (16, 64),
+        "data": ("mnist5k", 300, 200), "width": 32, "steps": 60, "p": (0.0, 0.2, 0.4, 0.6, 0.8), "batches": (16, 64),
         "inputs": 10, "neurons": 10, "h": 0.05, "updates": 20_000, "single": 20_000,
     },
     "laptop": {

@@ -24,7 +24,7 @@ def by_scipy(H, C, eta):
     return torch.from_numpy(linalg.solve_discrete_lyapunov(np.eye(len(H)) - eta * H.numpy(), eta**2 * C.numpy())).to(H)
 
 
-def by_iteration(H, C, eta, steps=300):
+def by_iteration(H, C, eta, steps=4000):
     Sigma, A = 0 * C, torch.eye(len(H), dtype=H.dtype) - eta * H
     for _ in range(steps):
         Sigma = A @ Sigma @ A.mT + eta**2 * C
@@ -151,9 +151,9 @@ def difference(h):
     return answer
 
 
-def central(loss, theta, v):
+def central(loss, theta, v, h=1e-6):
     g = torch.func.grad(loss)
-    return (g(theta + 1e-6 * v) - g(theta - 1e-6 * v)) / 2e-6
+    return (g(theta + h * v) - g(theta - h * v)) / (2 * h)
 
 
 def matrix_of(change):
@@ -179,6 +179,20 @@ def power(
         mu = float(v @ product(v) / (v @ v))
         v = one_round(mu, start if again is None else again(v))
     return float(value(v, product(v), mu)), end(v)
+
+
+def from_the_end(product, start, steps):
+    """The second round begins where the first one ended."""
+    lam = 0.0
+    for _ in range(2):
+        v = start / start.norm()
+        for _step in range(steps):
+            v = product(v) - lam * v
+            v = v / v.norm()
+        lam, start = float(v @ product(v)), v
+        if lam >= 0:
+            break
+    return lam, v
 
 
 def always_shifted(product, start, steps):
@@ -314,6 +328,7 @@ WRONG = {
         (lambda H, C, eta: eta * torch.linalg.solve(H, C).T, "one factor I - ηH alone"),
         (entry_by_entry, "entry by entry"),
         (partial(by_iteration, steps=10), "stopped too early"),
+        (partial(by_iteration, steps=300), "stopped too early"),
         (lambda H, C, eta: by_iteration(H, C, eta).diagonal(), "shape"),
         (lambda H, C, eta: by_iteration(H, C, eta).double(), "dtype"),
         (lambda H, C, eta: by_iteration(H, C, eta).numpy(), "ndarray"),
@@ -351,6 +366,7 @@ WRONG = {
         (with_factor(lambda n, B, replacement: 1 / B), "of a draw with replacement"),
         (lambda G, B, replacement: one_mean(G, B, replacement), "one mean for all parameters"),
         (partial(batch_noise, divide=lambda n: n - 1), "1/(n - 1)"),
+        (lambda G, B, replacement: batch_noise(G, min(B, len(G)), replacement), "is another than one of 4"),
         (with_factor(lambda n, B, replacement: 1 / B if replacement else (n - B) / n / B), "a factor of (n - 1)/n"),
         (partial(batch_noise, change=lambda C: torch.diag(C.diagonal())), "only the variances"),
         (partial(batch_noise, change=lambda C: C.abs().sqrt()), "these are roots"),
@@ -375,6 +391,8 @@ WRONG = {
         (partial(twice, second=lambda g, v, at: (g * v).detach()), "entry by entry"),
         (difference(1e-3), "a difference of two gradients"),
         (difference(1e-2), "a difference of two gradients"),
+        (partial(central, h=1e-5), "loses too many digits"),
+        (lambda loss, theta, v: twice(loss, theta.requires_grad_(), v), "require a gradient: take a copy"),
         (partial(twice, graph=False), "there is no graph"),
         (partial(twice, ask=False), "there is no graph"),
         (matrix_of(lambda H, v: H), "a matrix"),
@@ -396,6 +414,7 @@ WRONG = {
         (of_dense(lambda values, vectors: (values[-1], values[-1] * vectors[:, -1])), "v is not of length 1"),
         (of_dense(lambda values, vectors: (values[-1], vectors[:, 0])), "belongs to the most negative"),
         (partial(power, unit=False), "infinite or NaN"),
+        (from_the_end, "does the second round begin at `start`"),
         (lambda *given: power(*given)[::-1], "swapped"),
         (lambda *given: power(*given)[0], "the eigenvalue and its vector"),
         (with_own_start, "begin at `start`"),

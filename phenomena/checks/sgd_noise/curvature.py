@@ -50,6 +50,12 @@ def _losses() -> Iterator[tuple[str, Loss, Hessian, Loss, Tensor, Tensor]]:
     yield "a parameter that is not used", soft, soft_hessian, soft_gradient, theta, v
     yield "float32", wavy, wavy_hessian, wavy_gradient, theta.float(), v.float()
 
+    def far(theta: Tensor) -> Tensor:
+        return wavy(theta - 100)
+
+    away = 100 + theta.float()  # where float32 has few digits left for a difference
+    yield "float32, far from 0", far, lambda t: wavy_hessian(t - 100), lambda t: wavy_gradient(t - 100), away, v.float()
+
 
 @check(4, minutes=10, praise="two walks back through the graph, and no matrix. Next: which direction is steepest?")
 def hessian_product(answer: Callable[..., Tensor]) -> None:
@@ -143,6 +149,13 @@ def top_eigenvalue(answer: Callable[..., tuple[float, Tensor]]) -> None:
         ]
         on_vector += [(s * Q[:, -1], "the vector belongs to the most negative eigenvalue.") for s in (1, -1)]
         compare(v, right, on_vector, f"the vector, {name}", 3 * rtol)
+    ridge = torch.diag(torch.tensor([0.3, -1.0], dtype=torch.float64))
+    lam, v = pair(
+        answer(partial(torch.mv, ridge), torch.ones(2, dtype=torch.float64), 400), "the eigenvalue and its vector"
+    )
+    if not np.isfinite(float(lam)):
+        raise Wrong("NaN on a ridge (0.3 and -1): does the second round begin at `start` again?")
+    compare(lam, 0.3, [], "a ridge, 0.3 and -1")
     A = torch.diag(torch.tensor([2.0, 1.9, -1.0], dtype=torch.float64))
     top = A[0] / 2
     warm, _ = pair(answer(partial(torch.mv, A), top, 1), "the eigenvalue and its vector")

@@ -81,6 +81,7 @@ def _batches() -> Iterator[tuple[str, Tensor, int, bool]]:
     yield "batches of 4 out of 5, without replacement", G, 4, False
     yield "batches of 4 out of 5, with replacement", G, 4, True
     yield "batches of 3 out of 4, float32", G[:4].float(), 3, False
+    yield "batches of 6 out of 4, with replacement", G[:4], 6, True
     yield "batches of 1, without replacement", G, 1, False
     yield "batches of 5 out of 5, with replacement", G, 5, True
 
@@ -109,7 +110,6 @@ def batch_covariance(answer: Callable[..., Tensor]) -> None:
             (B**2 * want, "that is the noise of the sum over a batch: its gradient is the mean."),
             (want / B, "divided by B once too often: variances of independent draws add up."),
             (factor * (g - g.mean()).T @ (g - g.mean()) / n, "one mean for all parameters: each has its own."),
-            (_enumerated(g, B, not replacement), f"that is the noise of a draw with{'out' * replacement} replacement."),
             (want * n / (n - 1), "1/(n - 1): the n samples are not a sample, they are all there is."),
             (
                 one / B * (1 - B / n),
@@ -118,6 +118,11 @@ def batch_covariance(answer: Callable[..., Tensor]) -> None:
             (np.diag(np.diag(want)), "only the variances: the parameters' noises are correlated."),
             (np.sqrt(np.abs(want)), "these are roots: a covariance has the square of the gradient's unit."),
         ]
+        if n >= B:
+            other = f"that is the noise of a draw with{'out' * replacement} replacement."
+            mistakes.append((_enumerated(g, B, not replacement), other))
+        else:
+            mistakes.append((one / n, f"with replacement a batch of {B} out of {n} is another than one of {n}."))
         compare(got, want, mistakes, name, tolerance(G))
     full = of_kind(answer(G, len(G), False), G)
     if full.shape != (G.shape[1],) * 2 or not float(full.abs().max()) < 1e-9:

@@ -24,6 +24,7 @@ def _parabolas() -> Iterator[tuple[str, Tensor, Tensor, float]]:
     three = draw([1.9, 0.9, 0.4], 3)
     yield "three parameters", *three, 0.45
     yield "close to the largest step", *three, 0.95
+    yield "a small step", *three, 0.02
     yield "noise of rank 1", *draw([1.5, 1.0, 0.6, 0.3], 1), 0.8
     H, C = draw([1.2, 0.8, 0.5, 0.3], 4)
     yield "four parameters, float32", H.float(), C.float(), 0.4
@@ -50,7 +51,7 @@ def _settled() -> list[tuple[str, Tensor, Tensor, float, np.ndarray, Mistakes]]:
     found = []
     for name, H, C, eta in _parabolas():
         h, c = H.double().numpy(), C.double().numpy()
-        want = _series(np.eye(len(h)) - eta * h, eta**2 * c, 300)
+        want = _series(np.eye(len(h)) - eta * h, eta**2 * c, 6000)
         found.append((name, H, C, eta, want, _others(H, h, c, eta, want)))
     return found
 
@@ -89,5 +90,5 @@ def _others(H: Tensor, h: np.ndarray, c: np.ndarray, eta: float, want: np.ndarra
         (eta * np.linalg.inv(h) @ c, one_side),
         (eta * c @ np.linalg.inv(h), one_side),
         (first / (1 - A**2), "entry by entry (`*`): matrices are multiplied by `@`."),
-        *((_series(A, first, terms), early) for terms in (2, 5, 10, 20, 30)),
+        *((_series(A, first, terms), early) for terms in (2, 5, 10, 20, 30, 100, 300, 1000)),
     ]
