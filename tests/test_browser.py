@@ -115,15 +115,16 @@ def test_a_slider_redraws_the_figure(chromium: Any, site: str, chapter: str) -> 
     with opened(chromium, site, DESKTOP) as (page, faults):
         visit(page, f"{site}book/{chapter}.html")
         figure = page.locator("figure.explorer", has=page.locator("input[type=range]")).first
-        paths = "(svg) => [...svg.querySelectorAll('path')].map((path) => path.getAttribute('d')).join()"
-        before = figure.locator("svg").first.evaluate(paths)
+        # a rule is a line, all other marks are paths
+        marks = "(svg) => [...svg.querySelectorAll('path, line')].map((mark) => mark.outerHTML).join()"
+        before = figure.locator("svg").first.evaluate(marks)
         control = figure.get_by_role("slider").first
         control.focus()
         value = control.input_value()
         page.keyboard.press("ArrowRight" if value != control.get_attribute("max") else "ArrowLeft")
         assert control.input_value() != value
         page.wait_for_timeout(300)
-        assert figure.locator("svg").first.evaluate(paths) != before
+        assert figure.locator("svg").first.evaluate(marks) != before
         assert not faults
 
 
