@@ -14,7 +14,7 @@
 # - SGD with a constant step goes down to a minimum and never comes to rest: its weights end as a cloud around it. You
 #   double the step size. How much larger is the cloud's variance? And if you double it again, and again?
 # - Gradient descent on a parabola diverges if the step $\eta$ is larger than 2/curvature. You train a network on *all*
-#   its samples, without any noise, at a step a fifth below that. What will the largest curvature do in a thousand steps?
+#   its samples, without any noise, at a step that is smaller than that. What will the largest curvature do in a thousand steps?
 # - There are 40 equations for 100 unknowns, of which only 5 are not 0. Three methods solve them: gradient descent, SGD,
 #   and SGD whose labels are made *wrong*, each time by another random number. Which one finds the five?
 #
@@ -488,7 +488,7 @@ print(f"λ₁ at the start is {before:.2f}: any step below {2 / before:.2f} look
 assert 2 / 0.4 < before < 2 / 0.2, "0.2 is to be below the edge at the start, and 0.4 beyond it"
 
 # %% [markdown]
-# Your second guess. With $\eta = 0.2$, a fifth below that, draw the curve of $\lambda_1$ before you run the cell.
+# Your second guess. With $\eta = 0.2$, which is smaller than that, draw the curve of $\lambda_1$ before you run the cell.
 
 
 # %%
@@ -540,8 +540,8 @@ assert abs(0.2 * late[500] / 2 - 1) < 0.15, "without noise it sits at the edge"
 assert late[10] < 0.85 * late[50] < 0.85 * 0.95 * late[500], "the smaller the batch, the flatter"
 
 # %% [markdown]
-# The smaller the batch, the flatter the place. SGD at $B = 10$ never comes near the edge: its noise keeps it away from
-# places that are steep. Why does the noise mind the *steep* directions? Look at its shape, at the end of the run in
+# The smaller the batch, the flatter the place. SGD at $B = 10$ stays well below the edge. A likely reason is that its
+# noise drives it away from steep places. Why should noise mind the *steep* directions? Look at its shape, at the end of the run in
 # batches of 50. The ten steepest directions come from the course's package (it does what your power iteration does, for
 # several vectors at once). **Predict**: how much more noise is there along them than along a random direction?
 
@@ -582,8 +582,8 @@ assert max(bends) < 0.1 * float(values[-1]), "random directions are flat"
 assert abs(lambdas[-1] / float(values[0]) - 1) < 0.1, "power iteration and the package disagree"
 
 # %% [markdown]
-# The points lie near one line, noise proportional to curvature, over two orders of magnitude; noise that is the same in
-# all directions would lie level. (It is no strict rule: one of the steep directions is far quieter.) That is the second cloud, the one with $C = H$, which a
+# The points lie near one line, noise proportional to curvature, over the whole range; noise that is the same in all
+# directions would lie level. (It is no strict rule: a steep direction may be far quieter.) That is the second cloud, the one with $C = H$, which a
 # large step stretches *across* the valley.
 
 # %% [markdown]
@@ -745,6 +745,7 @@ misfit = {name: float((A @ beta - b).norm() / b.norm()) for name, beta in betas.
 error = {name: float((beta - truth).norm() / truth.norm()) for name, beta in betas.items()}
 print("equations missed by:", {name: f"{miss:.1e}" for name, miss in misfit.items()})
 assert max(misfit.values()) < 0.02, "all three solve the equations"
+assert all(bool((w > 0).all()) for plus, minus, _ in solved.values() for w in (plus, minus)), "a step has overshot"
 assert error["label noise"] < 0.3 * error["SGD"] < 0.3 * 0.95 * error["GD"]
 
 # %% [markdown]
@@ -754,8 +755,8 @@ assert error["label noise"] < 0.3 * error["SGD"] < 0.3 * 0.95 * error["GD"]
 # $$w_+ w_- \;\leftarrow\; w_+ w_-\,(1 - \eta^2 r^2 x^2) \qquad \text{in each entry.}$$
 #
 # With infinitely small steps $w_+ w_- = \alpha^2$ would stay for ever. A real step makes it *smaller*, as long as
-# $|\eta r x| < 1$: the more, the larger $\eta$ and the longer the residuals $r$ stay large. (Here that holds. Steps so large that
-# SGD nearly diverges can overshoot; `solve` takes the absolute value.) **Predict** the curves of
+# $|\eta r x| < 1$: the more, the larger $\eta$ and the longer the residuals $r$ stay large. (No weight has changed its sign here, as
+# the cell above has checked. Steps so large that SGD nearly diverges can overshoot; `solve` takes the absolute value.) **Predict** the curves of
 # $\sqrt{w_+ w_-}$ for the three, on a logarithmic scale.
 
 # %%
@@ -841,12 +842,16 @@ for eta in (0.01, 0.15):
     plus, minus, scales = solve(1, 0.0, eta)
     print(f"no label noise, η = {eta}: off by {float((plus**2 - minus**2 - truth).norm() / truth.norm()):.0%}")
 assert float((plus**2 - minus**2 - truth).norm() / truth.norm()) < 0.5 * error["SGD"], "a large step alone finds much"
+tried = {delta: solve(1, delta, 0.1, steps=3000)[:2] for delta in (0.0, 0.5, 1.0, 2.0)}
+off = {delta: float((plus**2 - minus**2 - truth).norm() / truth.norm()) for delta, (plus, minus) in tried.items()}
+print("η = 0.1, off by, for each label noise δ:", {delta: f"{share:.1%}" for delta, share in off.items()})
+assert off[2.0] < off[1.0] < off[0.5] < 0.3 * off[0.0], "more label noise, closer; the first half brings most"
 
 # %% [markdown]
 # A larger step does by itself what label noise does: the noise of a step is $\eta r x$, whatever made $r$ large. Just
 # below the step at which SGD diverges, the solution is much sparser than with a small one. With label noise the same
-# holds, sooner: some label noise brings nearly all there is to gain, more brings little, and with too much SGD diverges as
-# well.
+# holds, sooner: the first half of a standard deviation brings most of what there is to gain, and with too much SGD diverges
+# as well.
 
 # %% [markdown]
 # ## What you have seen

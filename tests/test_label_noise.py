@@ -75,7 +75,7 @@ def test_the_compiled_loop_is_sgd() -> None:
     W, b, v, h, steps = rng.normal(size=(3, 2)), rng.normal(size=3), rng.normal(size=3), 0.1, 5
     mine = [torch.tensor(a, requires_grad=True) for a in (W, b, v, np.zeros(()))]
 
-    draws = np.random.RandomState(7)  # noqa: NPY002: numba's generator gives what numpy's old one does for a seed
+    draws = np.random.RandomState(7)  # numba's generator gives what numpy's old one does for a seed
     for _ in range(steps):
         x = torch.tensor(draws.standard_normal(2))
         y = 1.0 if draws.random_sample() < 0.5 else -1.0
